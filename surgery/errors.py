@@ -1,0 +1,83 @@
+"""Every error a user can cause; `str()` of one is a single line: where, what was found, what was expected, what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class SurgeryError(Exception):
+    """Something the user can put right; the command line prints it as one line and exits with 2."""
+
+
+@dataclass(eq=False)
+class ParseError(SurgeryError, ValueError):
+    """A file is not what its format says. `line` and `column` count from 1; `offset` is in bytes from 0."""
+
+    path: Path | str
+    message: str
+    line: int | None = None
+    column: int | None = None
+    offset: int | None = None
+    excerpt: str | None = None  # The line in question and a caret under the place.
+
+    def __str__(self) -> str:
+        place = str(self.path)
+        if self.line is not None:
+            place += f":{self.line}:{self.column}"
+        if self.offset is not None:
+            place += f": at byte {self.offset}"
+        tail = f"\n{self.excerpt}" if self.excerpt else ""
+        return f"{place}: {self.message}{tail}"
+
+
+@dataclass(eq=False)
+class ModelError(SurgeryError, ValueError):
+    """The files can be read but do not make a network: mismatched, missing or contradictory parts."""
+
+    message: str
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass(eq=False)
+class UnsupportedLayerError(SurgeryError):
+    """A layer stops the whole request, not only its own cut."""
+
+    node: str
+    type: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.node} ({self.type}): {self.reason}"
+
+
+@dataclass(eq=False)
+class PlanError(SurgeryError, ValueError):
+    """A request or a plan cannot be carried out on this network."""
+
+    message: str
+    node: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.node}: {self.message}" if self.node else self.message
+
+
+@dataclass(eq=False)
+class EngineError(SurgeryError):
+    """A runtime refused the files or failed while running them."""
+
+    engine: str
+    message: str
+    layer: str | None = None
+    files: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        place = f"{self.engine}: layer '{self.layer}'" if self.layer else self.engine
+        files = f" ({', '.join(self.files)})" if self.files else ""
+        return f"{place}: {self.message}{files}"
+
+
+class EngineMissingError(EngineError):
+    """The runtime is not installed; the message says how to get it."""

@@ -1,0 +1,191 @@
+"""What a field name means in Caffe's text format, and how its value is spelt."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import NamedTuple
+
+from surgery.formats.caffe.schema_table import ENUMS, MESSAGES
+
+Value = int | float | bool | str
+_INTEGERS = {
+    "int32": (-(2**31), 2**31 - 1),
+    "int64": (-(2**63), 2**63 - 1),
+    "uint32": (0, 2**32 - 1),
+    "uint64": (0, 2**64 - 1),
+}
+_TRUE, _FALSE = {"true", "True", "t", "1"}, {"false", "False", "f", "0"}
+_PIECE = re.compile(r'"((?:[^"\\]|\\.)*)"|\'((?:[^\'\\]|\\.)*)\'|#[^\n]*', re.S)
+_ESCAPE = re.compile(
+    r"\\(?:([0-7]{1,3})|[xX]([0-9a-fA-F]{1,2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.S
+)
+_SIMPLE = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+_SIGN = re.compile(r"-\s*")
+
+
+class Kind(NamedTuple):
+    """The meaning of one field: its BVLC number (10000 and up: a fork's), whether it repeats, its type, its default."""
+
+    number: int
+    repeated: bool
+    type: str
+    default: Value | None
+
+    @property
+    def is_message(self) -> bool:
+        """True when the value is a `{}` block."""
+        return self.type in MESSAGES
+
+    @property
+    def is_enum(self) -> bool:
+        """True when the value is one of a set of names."""
+        return self.type in ENUMS
+
+
+def kind_of(message: str | None, field: str) -> Kind | None:
+    """Return what `field` means inside `message`, or None when the schema does not know it."""
+    row = MESSAGES.get(message or "", {}).get(field)
+    return Kind(*row) if row else None
+
+
+def parse_scalar(raw: str, kind: Kind) -> Value:
+    """Return the typed value of the spelling `raw`; enums come back as their value's name.
+
+    Raises ValueError with what was expected. A name that the enum lacks is returned as it is: forks add values.
+    """
+    if kind.type in ("string", "bytes"):
+        if raw[:1] not in "\"'":
+            raise ValueError("a quoted string")
+        return unquote(raw)
+    if raw[:1] in ('"', "'"):
+        raise ValueError(_expected(kind))
+    raw = _SIGN.sub("-", raw)
+    if kind.type == "bool":
+        if raw in _TRUE or raw in _FALSE:
+            return raw in _TRUE
+        raise ValueError(_expected(kind))
+    if kind.type in _INTEGERS:
+        return _integer(raw, kind)
+    if kind.type in ("float", "double"):
+        return _real(raw, kind)
+    return _enum(raw, kind)
+
+
+def _integer(raw: str, kind: Kind) -> int:
+    low, high = _INTEGERS[kind.type]
+    try:
+        number = _int_literal(raw)
+    except ValueError:
+        raise ValueError(_expected(kind)) from None
+    if not low <= number <= high:
+        raise ValueError(f"{_expected(kind)} from {low} to {high}")
+    return number
+
+
+def _int_literal(raw: str) -> int:
+    sign, digits = (-1, raw[1:]) if raw.startswith("-") else (1, raw)
+    if digits[:2] in ("0x", "0X"):
+        return sign * int(digits, 16)
+    if len(digits) > 1 and digits[0] == "0":
+        return sign * int(digits, 8)
+    if not (digits.isascii() and digits.isdigit()):
+        raise ValueError
+    return sign * int(digits)
+
+
+def _real(raw: str, kind: Kind) -> float:
+    lowered = raw.lower()
+    if lowered in ("inf", "infinity", "-inf", "-infinity", "nan", "-nan"):
+        return float(lowered.replace("-nan", "nan"))
+    try:
+        return float(lowered[:-1] if lowered.endswith("f") and "x" not in lowered else lowered)
+    except ValueError:
+        pass
+    try:
+        return float(_int_literal(raw))
+    except (ValueError, OverflowError):
+        raise ValueError(_expected(kind)) from None
+
+
+def _enum(raw: str, kind: Kind) -> str:
+    values = ENUMS[kind.type]
+    if raw.lstrip("-").isdigit():
+        return next((name for name, number in values.items() if number == int(raw)), raw)
+    if not raw.isidentifier():
+        raise ValueError(_expected(kind))
+    return raw
+
+
+def _expected(kind: Kind) -> str:
+    if kind.is_enum:
+        return f"one of {', '.join(ENUMS[kind.type])}"
+    return {"bool": "true or false", "float": "a number", "double": "a number"}.get(
+        kind.type, "a whole number"
+    )
+
+
+def unquote(raw: str) -> str:
+    """Return the text of adjacent string literals; bytes that are not UTF-8 come back as surrogate escapes."""
+    pieces = [
+        m.group(1) if m.group(1) is not None else m.group(2)
+        for m in _PIECE.finditer(raw)
+        if raw[m.start()] != "#"
+    ]
+    if not any("\\" in piece for piece in pieces):
+        return "".join(pieces)
+    data = b"".join(_unescape(piece) for piece in pieces)
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _unescape(piece: str) -> bytes:
+    out, last = [], 0
+    for match in _ESCAPE.finditer(piece):
+        out.append(piece[last : match.start()].encode("utf-8", "surrogateescape"))
+        octal, hexa, short, long, char = match.groups()
+        if octal:
+            out.append(bytes([int(octal, 8) & 255]))
+        elif hexa:
+            out.append(bytes([int(hexa, 16)]))
+        elif short or long:
+            out.append(chr(int(short or long, 16)).encode("utf-8", "surrogatepass"))
+        else:
+            out.append(_SIMPLE.get(char, char).encode("utf-8", "surrogateescape"))
+        last = match.end()
+    out.append(piece[last:].encode("utf-8", "surrogateescape"))
+    return b"".join(out)
+
+
+def quote(text: str) -> str:
+    """Return `text` as one double-quoted literal that every Caffe reads back as the same bytes."""
+    out = []
+    for byte in text.encode("utf-8", "surrogateescape"):
+        char = chr(byte)
+        if char in '"\\':
+            out.append("\\" + char)
+        elif byte == 10:
+            out.append("\\n")
+        elif byte < 32 or byte == 127:
+            out.append(f"\\{byte:03o}")
+        else:
+            out.append(char)
+    return '"' + "".join(out).encode("latin-1").decode("utf-8", "surrogateescape") + '"'
+
+
+def spell(value: Value, kind: Kind) -> str:
+    """Return how `value` is written in the text format."""
+    if kind.type in ("string", "bytes"):
+        return quote(str(value))
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return spell_float(value)
+    return str(value)
+
+
+def spell_float(value: float) -> str:
+    """Return the shortest spelling that reads back as the same float32 (or the same double where that differs)."""
+    if math.isinf(value) or math.isnan(value):
+        return str(value)
+    short = f"{value:.9g}"
+    return short if float(short) == value or abs(value) > 3e38 else repr(value)
