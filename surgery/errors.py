@@ -1,4 +1,4 @@
-"""Every error a user can cause; `str()` of one is a single line: where, what was found, what was expected, what to do."""
+"""Every error a user can cause; `str()` of one says where, what was found, what was expected, what to do."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Caffe: prototxt and caffemodel, read and written without touching what is not cut."""

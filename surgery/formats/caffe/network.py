@@ -90,8 +90,9 @@ V0_TYPES = {
 class Layer:
     """One layer of a prototxt.
 
-    `type` is always V2's spelling; a V1 enum nobody knows is `V1:<as written>`. `generation` is 0 (`layers { layer {} }`),
-    1 (`layers {}`) or 2 (`layer {}`). `message` holds the layer's own fields, for V0 those of the inner `layer {}`.
+    `type` is always V2's spelling; a V1 enum nobody knows is `V1:<as written>`. `generation` is 0
+    (`layers { layer {} }`), 1 (`layers {}`) or 2 (`layer {}`). `message` holds the layer's own fields, for V0 those
+    of the inner `layer {}`.
     """
 
     name: str
@@ -163,9 +164,7 @@ def inputs(document: Document) -> dict[str, Shape | None]:
     dims = net.ints("input_dim")
     if shapes:
         if len(shapes) != len(names):
-            raise ModelError(
-                f"{document.path}: {len(names)} `input` but {len(shapes)} `input_shape`; give one each"
-            )
+            raise ModelError(f"{document.path}: {len(names)} `input` but {len(shapes)} `input_shape`; give one each")
         return dict(zip(names, shapes, strict=True))
     if dims:
         if len(dims) != 4 * len(names):

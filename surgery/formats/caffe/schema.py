@@ -17,9 +17,7 @@ _INTEGERS = {
 }
 _TRUE, _FALSE = {"true", "True", "t", "1"}, {"false", "False", "f", "0"}
 _PIECE = re.compile(r'"((?:[^"\\]|\\.)*)"|\'((?:[^\'\\]|\\.)*)\'|#[^\n]*', re.S)
-_ESCAPE = re.compile(
-    r"\\(?:([0-7]{1,3})|[xX]([0-9a-fA-F]{1,2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.S
-)
+_ESCAPE = re.compile(r"\\(?:([0-7]{1,3})|[xX]([0-9a-fA-F]{1,2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.S)
 _SIMPLE = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 _SIGN = re.compile(r"-\s*")
 
@@ -120,17 +118,13 @@ def _enum(raw: str, kind: Kind) -> str:
 def _expected(kind: Kind) -> str:
     if kind.is_enum:
         return f"one of {', '.join(ENUMS[kind.type])}"
-    return {"bool": "true or false", "float": "a number", "double": "a number"}.get(
-        kind.type, "a whole number"
-    )
+    return {"bool": "true or false", "float": "a number", "double": "a number"}.get(kind.type, "a whole number")
 
 
 def unquote(raw: str) -> str:
     """Return the text of adjacent string literals; bytes that are not UTF-8 come back as surrogate escapes."""
     pieces = [
-        m.group(1) if m.group(1) is not None else m.group(2)
-        for m in _PIECE.finditer(raw)
-        if raw[m.start()] != "#"
+        m.group(1) if m.group(1) is not None else m.group(2) for m in _PIECE.finditer(raw) if raw[m.start()] != "#"
     ]
     if not any("\\" in piece for piece in pieces):
         return "".join(pieces)

@@ -1,7 +1,7 @@
 """What each field name means: generated from proto/caffe.proto by tools/compile-proto; do not edit."""
 
 # message -> field -> (number, repeated, kind, default); kind is a scalar, an enum or a message
-MESSAGES = {
+MESSAGES: dict[str, dict[str, tuple[int, bool, str, int | float | bool | str | None]]] = {
     'BlobShape': {
         'dim': (1, True, 'int64', None),
     },
@@ -1344,7 +1344,7 @@ MESSAGES = {
 }
 
 # enum -> value name -> number
-ENUMS = {
+ENUMS: dict[str, dict[str, int]] = {
     'Phase': {'TRAIN': 0, 'TEST': 1, 'QUAN': 2, 'INT8': 3},
     'Type': {'DOUBLE': 0, 'FLOAT': 1, 'FLOAT16': 2, 'INT': 3, 'UINT': 4, 'BOOL': 5},
     'Packing': {'NCHW': 0, 'NHWC': 1},

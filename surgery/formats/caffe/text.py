@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -89,25 +90,25 @@ class Message:
 
     document: Document
     fields: tuple[Field, ...]
-    type: str | None
-    position: int
+    type: builtins.str | None
+    position: builtins.int
 
     @cached_property
-    def _by_name(self) -> dict[str, list[Field]]:
-        names: dict[str, list[Field]] = {}
+    def _by_name(self) -> dict[builtins.str, list[Field]]:
+        names: dict[builtins.str, list[Field]] = {}
         for field in self.fields:
             names.setdefault(field.name, []).append(field)
         return names
 
-    def named(self, name: str) -> list[Field]:
+    def named(self, name: builtins.str) -> list[Field]:
         """Return the fields of that name, in file order."""
         return self._by_name.get(name, [])
 
-    def has(self, name: str) -> bool:
+    def has(self, name: builtins.str) -> builtins.bool:
         """Return whether the field is set."""
         return name in self._by_name
 
-    def kind(self, name: str) -> Kind:
+    def kind(self, name: builtins.str) -> Kind:
         """Return what `name` means here; KeyError is a mistake of the caller, not of the file."""
         kind = kind_of(self.type, name)
         if kind is None:
@@ -118,50 +119,48 @@ class Message:
         """Return the typed value of a scalar field; raises ParseError where the file holds something else."""
         return read_scalar(self.document, field, self.kind(field.name))
 
-    def all(self, name: str) -> list[Value]:
+    def all(self, name: builtins.str) -> list[Value]:
         """Return all values of a scalar field."""
         kind = self.kind(name)
         return [read_scalar(self.document, field, kind) for field in self.named(name)]
 
-    def get(self, name: str) -> Value | None:
+    def get(self, name: builtins.str) -> Value | None:
         """Return the last value of a scalar field, else its default (an enum's default is its first value's name)."""
         found = self.named(name)
         return self.value(found[-1]) if found else default_of(self.kind(name))
 
-    def int(self, name: str) -> int:
+    def int(self, name: builtins.str) -> builtins.int:
         """Return `get(name)` as an int; 0 where there is neither value nor default."""
         return int(self.get(name) or 0)
 
-    def float(self, name: str) -> float:
+    def float(self, name: builtins.str) -> builtins.float:
         """Return `get(name)` as a float; 0 where there is neither value nor default."""
         return float(self.get(name) or 0)
 
-    def str(self, name: str) -> str:
+    def str(self, name: builtins.str) -> builtins.str:
         """Return `get(name)` as a string; empty where there is neither value nor default."""
         value = self.get(name)
         return "" if value is None else str(value)
 
-    def bool(self, name: str) -> bool:
+    def bool(self, name: builtins.str) -> builtins.bool:
         """Return `get(name)` as a bool."""
         return bool(self.get(name))
 
-    def ints(self, name: str) -> list[int]:
+    def ints(self, name: builtins.str) -> list[builtins.int]:
         """Return all values of an integer field."""
         return [int(value) for value in self.all(name)]
 
-    def strs(self, name: str) -> list[str]:
+    def strs(self, name: builtins.str) -> list[builtins.str]:
         """Return all values of a string or enum field."""
         return [str(value) for value in self.all(name)]
 
-    def messages(self, name: str) -> list[Message]:
+    def messages(self, name: builtins.str) -> list[Message]:
         """Return the blocks of that name; raises ParseError where one is a scalar."""
         kind = kind_of(self.type, name)
         inner = kind.type if kind and kind.is_message else None
-        return [
-            Message(self.document, _block(self.document, f), inner, f.value_start) for f in self.named(name)
-        ]
+        return [Message(self.document, _block(self.document, f), inner, f.value_start) for f in self.named(name)]
 
-    def message(self, name: str) -> Message:
+    def message(self, name: builtins.str) -> Message:
         """Return the block of that name, several merged as protobuf merges, or an empty one."""
         found = self.messages(name)
         if len(found) == 1:
@@ -264,9 +263,7 @@ def _error_at(text: str, path: Path | str, position: int, message: str) -> Parse
     window = max(0, column - 60)  # A line of a minified file can be the whole file.
     shown = "".join(c if c.isprintable() else " " if c == "\t" else "?" for c in line[window : window + 100])
     excerpt = f"  {shown}\n  {' ' * (column - window)}^"
-    return ParseError(
-        path, message, line=text.count("\n", 0, position) + 1, column=column + 1, excerpt=excerpt
-    )
+    return ParseError(path, message, line=text.count("\n", 0, position) + 1, column=column + 1, excerpt=excerpt)
 
 
 class _Open(NamedTuple):
@@ -301,9 +298,7 @@ class _Parser:
                 continue
             self.count += 1
             if self.count > MAX_FIELDS:
-                raise self._fail(
-                    match.start("name"), f"more than {MAX_FIELDS} fields; no network is that long"
-                )
+                raise self._fail(match.start("name"), f"more than {MAX_FIELDS} fields; no network is that long")
             name, opener = match.group("name"), match.group("open")
             start = match.start("name")
             self.position = match.end()
@@ -332,9 +327,7 @@ class _Parser:
                 return False
             raise self._diagnose(end)
         if not self.stack:
-            raise self._fail(
-                match.start("close"), f"'{match['close']}' closes nothing; expected a field name"
-            )
+            raise self._fail(match.start("close"), f"'{match['close']}' closes nothing; expected a field name")
         opened = self.stack.pop()
         if match["close"] != opened.closer:
             raise self._fail(
@@ -342,9 +335,7 @@ class _Parser:
                 f"expected '{opened.closer}' to close '{opened.name}', found '{match['close']}'",
             )
         end = match.end("close") if opened.in_list else match.end()
-        field = Field(
-            opened.name, opened.start, end, opened.value_start, match.end("close"), tuple(self.fields)
-        )
+        field = Field(opened.name, opened.start, end, opened.value_start, match.end("close"), tuple(self.fields))
         self.fields = opened.outer
         self.fields.append(field)
         self.position = end
@@ -369,9 +360,7 @@ class _Parser:
                 return
             self.count += 1
             if self.count > MAX_FIELDS:
-                raise self._fail(
-                    match.start("scalar"), f"more than {MAX_FIELDS} values; no network is that long"
-                )
+                raise self._fail(match.start("scalar"), f"more than {MAX_FIELDS} values; no network is that long")
             start, end = match.span("scalar")
             self.fields.append(Field(name, start, end, start, end, None))
             if self._mark() == "]":
@@ -430,9 +419,7 @@ class _Parser:
         after = gap.end() if gap else self.position
         if self.text[after : after + 1] != ":":
             found = repr(self.text[after]) if after < len(self.text) else "the end of the file"
-            return self._fail(
-                min(after, len(self.text)), f"expected ':' or '{{' after '{name[0]}', found {found}"
-            )
+            return self._fail(min(after, len(self.text)), f"expected ':' or '{{' after '{name[0]}', found {found}")
         self.position = after + 1
         return self._diagnose_value(name[0])
 
