@@ -1,0 +1,56 @@
+"""Split a kh x kw convolution into kh x 1 and 1 x kw through r channels (Jaderberg et al., 2014, scheme 2).
+
+Filter reconstruction under this form is one SVD, hence globally optimal (Tai et al., 2015).
+"""
+
+from __future__ import annotations
+
+from surgery.factor.base import as_conv2d
+from surgery.factor.matrix_method import MatrixMethod
+from surgery.ops import Chain, Conv2d, FloatArray, Op
+
+
+class SvdSpatial(MatrixMethod):
+    """W (out·kw, in·kh) ≈ H V: kh x 1 to r channels without bias, then 1 x kw with the layer's bias.
+
+    Each axis takes its own half of stride, padding and dilation along.
+    """
+
+    name = "svd-spatial"
+    summary = "convolution: kh x 1 to r channels, then 1 x kw, by singular value decomposition"
+
+    def refusal(self, op: Op) -> str | None:
+        """Refuse all but convolutions with at least two taps on both axes."""
+        if not isinstance(op, Conv2d):
+            return "not a convolution"
+        kh, kw = op.kernel
+        if min(kh, kw) > 1:
+            return None
+        return f"kernel is {kh}x{kw}: " + ("nothing to separate" if max(kh, kw) == 1 else "already separated")
+
+    def shape(self, op: Op) -> tuple[int, int, int]:
+        """Return (groups, out / groups · kw, in / groups · kh)."""
+        conv = as_conv2d(self, op)
+        kh, kw = conv.kernel
+        return conv.groups, conv.out_channels // conv.groups * kw, conv.in_channels // conv.groups * kh
+
+    def unfold(self, op: Op, group: int) -> FloatArray:
+        """Return a copy with rows (output, column of the kernel) and columns (input, row of the kernel)."""
+        groups, m, n = self.shape(op)
+        outputs = op.weight.shape[0] // groups
+        return op.weight[group * outputs : (group + 1) * outputs].transpose(0, 3, 1, 2).reshape(m, n)
+
+    def fold(self, op: Op, left: FloatArray, right: FloatArray) -> Chain:
+        """Return the vertical convolution, then the horizontal one; both in the layer's groups."""
+        conv = as_conv2d(self, op)
+        kh, kw = conv.kernel
+        (sh, sw), (ph, pw), (dh, dw) = conv.stride, conv.padding, conv.dilation
+        rank = right.shape[1]
+        vertical = right.reshape(conv.groups * rank, -1, kh, 1)
+        horizontal = left.reshape(conv.out_channels, kw, rank).transpose(0, 2, 1)[:, :, None, :]
+        return Chain(
+            (
+                Conv2d(vertical, None, (sh, 1), (ph, 0), (dh, 1), conv.groups),
+                Conv2d(horizontal, conv.bias, (1, sw), (0, pw), (1, dw), conv.groups),
+            )
+        )
