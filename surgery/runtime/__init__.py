@@ -1,0 +1,24 @@
+"""The runtimes that can run a network's files, by name."""
+
+from surgery.runtime.caffe import Caffe, LayerTimes, NetLayer, NetShapes
+from surgery.runtime.engine import Array, Engine, Inputs, Job, Phase
+from surgery.runtime.opencv import OpenCV
+
+ENGINES: dict[str, Engine] = {
+    "caffe": Caffe(),
+    "opencv": OpenCV(),
+}
+
+__all__ = [
+    "ENGINES",
+    "Array",
+    "Caffe",
+    "Engine",
+    "Inputs",
+    "Job",
+    "LayerTimes",
+    "NetLayer",
+    "NetShapes",
+    "OpenCV",
+    "Phase",
+]

@@ -1,0 +1,310 @@
+"""Run real Caffe, as `tools/build-caffe` builds it, in processes of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from surgery.errors import EngineError, EngineMissingError
+from surgery.runtime.engine import Array, Inputs, Job, Phase
+from surgery.runtime.jobs import Failure, Success, run_in_worker, signal_name, thread_limits
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class NetLayer:
+    """A layer as Caffe sets it up; `params` are the shapes of its parameter blobs."""
+
+    name: str
+    type: str
+    bottoms: tuple[str, ...]
+    tops: tuple[str, ...]
+    params: tuple[Shape, ...]
+
+
+@dataclass(frozen=True)
+class NetShapes:
+    """A net as Caffe sets it up: after upgrading and filtering, with the Split layers that it inserts."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    blobs: dict[str, Shape]
+    layers: tuple[NetLayer, ...]
+
+
+@dataclass(frozen=True)
+class LayerTimes:
+    """Mean times of the forward pass in milliseconds; layers of the same name are added up."""
+
+    layers: dict[str, float]
+    total: float
+
+
+class Caffe:
+    """Real Caffe on the CPU, in float32."""
+
+    name = "caffe"
+
+    def missing(self) -> str | None:
+        """Return why Caffe cannot be used here and how to get it, or None if it can."""
+        chosen = os.environ.get("SURGERY_CAFFE")
+        if chosen:
+            return None if _is_build(Path(chosen)) else f"SURGERY_CAFFE is {chosen}, where no finished build is"
+        if _newest_build() is None:
+            return "no build of Caffe found; run tools/build-caffe, or name a build with SURGERY_CAFFE"
+        return None
+
+    def version(self) -> str:
+        """Return the version of Caffe and what it was built from and for."""
+        return (self._folder() / "version").read_text(encoding="utf-8").strip()
+
+    def run(
+        self,
+        prototxt: Path,
+        weights: Path | None,
+        inputs: Sequence[Inputs],
+        *,
+        outputs: Sequence[str] | None = None,
+        all_blobs: bool = False,
+        phase: Phase = "TEST",
+        level: int = 0,
+        stages: Sequence[str] = (),
+        threads: int = 1,
+    ) -> list[dict[str, Array]]:
+        """Load the net once and run every input set through it; see `Engine.run`.
+
+        `all_blobs` includes the tops of the Split layers that Caffe inserts, named `<blob>_<layer>_<top>_split_<n>`.
+        """
+        job = Job(prototxt, weights, inputs, outputs, all_blobs, phase, level, stages)
+        (outcome,) = self.run_jobs([job], threads=threads)
+        if isinstance(outcome, EngineError):
+            raise outcome
+        return outcome
+
+    def run_jobs(self, jobs: Sequence[Job], *, threads: int = 1) -> list[list[dict[str, Array]] | EngineError]:
+        """Do several jobs in one start of Caffe; a net that aborts it gives an error and ends only its own job."""
+        outcomes = self._outcomes(jobs, task="run", threads=threads)
+        return [outcome if isinstance(outcome, EngineError) else outcome.blobs for outcome in outcomes]
+
+    def blob_shapes(
+        self,
+        prototxt: Path,
+        *,
+        weights: Path | None = None,
+        inputs: Mapping[str, Shape] | None = None,
+        phase: Phase = "TEST",
+        level: int = 0,
+        stages: Sequence[str] = (),
+    ) -> NetShapes:
+        """Return the net as Caffe sets it up, without running it.
+
+        With `weights` they are loaded too, which checks that they fit. `inputs` gives other shapes to all the
+        net's inputs.
+        """
+        # Zeros without memory behind them until they are written out.
+        arrays = {name: np.broadcast_to(np.float32(0), shape) for name, shape in (inputs or {}).items()}
+        job = Job(prototxt, weights, [arrays], phase=phase, level=level, stages=stages)
+        (outcome,) = self.blob_shapes_of([job])
+        if isinstance(outcome, EngineError):
+            raise outcome
+        return outcome
+
+    def blob_shapes_of(self, jobs: Sequence[Job]) -> list[NetShapes | EngineError]:
+        """Set up several nets in one start of Caffe; only the shapes of a job's first input set matter."""
+        outcomes = self._outcomes(jobs, task="shapes", threads=1)
+        return [outcome if isinstance(outcome, EngineError) else _net_shapes(outcome.facts) for outcome in outcomes]
+
+    def time(
+        self,
+        prototxt: Path,
+        *,
+        iterations: int = 50,
+        threads: int = 1,
+        phase: Phase = "TEST",
+        level: int = 0,
+        stages: Sequence[str] = (),
+    ) -> LayerTimes:
+        """Measure the forward pass with Caffe's own `caffe time`.
+
+        Inputs have the shapes that the prototxt states and hold zeros; parameters are as their fillers make them.
+        """
+        folder = self._folder()
+        _check_exist([prototxt])
+        process = subprocess.run(
+            [
+                folder / "bin/caffe",
+                "time",
+                f"-model={prototxt}",
+                f"-iterations={iterations}",
+                f"-phase={phase}",
+                f"-level={level}",
+                f"-stage={','.join(stages)}",
+                "-forward_only",
+            ],
+            env={**os.environ, **_GLOG, **thread_limits(threads)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+        log = process.stderr.decode(errors="replace")
+        if process.returncode:
+            failure = Failure(error=None, signal=signal_name(process.returncode), position=None, log=log)
+            raise _error(failure, (str(prototxt),))
+        return _layer_times(log)
+
+    def _outcomes(self, jobs: Sequence[Job], *, task: str, threads: int) -> list[Success | EngineError]:
+        folder = self._folder()
+        for job in jobs:
+            _check_exist([job.prototxt, *([job.weights] if job.weights else [])])
+        outcomes = run_in_worker(
+            self.name,
+            jobs,
+            task=task,
+            # Isolated: else the worker's own folder comes first, where `import caffe` would find this very file.
+            python=[folder / "env/bin/python", "-I"],
+            environment=_GLOG,
+            threads=threads,
+        )
+        return [
+            _error(outcome, job.files) if isinstance(outcome, Failure) else outcome
+            for job, outcome in zip(jobs, outcomes, strict=True)
+        ]
+
+    def _folder(self) -> Path:
+        reason = self.missing()
+        if reason is not None:
+            raise EngineMissingError(self.name, reason)
+        chosen = os.environ.get("SURGERY_CAFFE")
+        folder = Path(chosen) if chosen else _newest_build()
+        assert folder is not None  # missing() has just said so.
+        return folder.absolute()
+
+
+def _net_shapes(facts: dict[str, Any]) -> NetShapes:
+    """Return what the worker reported, as types."""
+    return NetShapes(
+        inputs=tuple(facts["inputs"]),
+        outputs=tuple(facts["outputs"]),
+        blobs={name: tuple(shape) for name, shape in facts["blobs"]},
+        layers=tuple(
+            NetLayer(
+                name=layer["name"],
+                type=layer["type"],
+                bottoms=tuple(layer["bottoms"]),
+                tops=tuple(layer["tops"]),
+                params=tuple(tuple(shape) for shape in layer["params"]),
+            )
+            for layer in facts["layers"]
+        ),
+    )
+
+
+def _is_build(folder: Path) -> bool:
+    return (folder / "complete").exists() and (folder / "env/bin/python").exists()
+
+
+def _newest_build() -> Path | None:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "surgery"
+    builds = [folder for folder in cache.glob("caffe-*") if _is_build(folder)]
+    return max(builds, key=lambda folder: (folder / "complete").stat().st_mtime, default=None)
+
+
+def _check_exist(paths: Sequence[Path]) -> None:
+    for path in paths:
+        if not path.is_file():
+            raise EngineError("caffe", "no such file", files=(str(path),))
+
+
+# ---- what Caffe says when it aborts -----------------------------------------------------------------------------
+
+# All of the log to standard error, whatever the user's environment says: the last layers named in it matter.
+_GLOG = {"GLOG_logtostderr": "1", "GLOG_minloglevel": "0", "GLOG_v": "0", "GLOG_colorlogtostderr": "0"}
+_LOG_LINE = re.compile(r"^([IWEF])\d{4,8} [\d:.]+ +\d+ \S+?:\d+\] (.*)$")
+_SET_UP = re.compile(r"^(?:Creating [Ll]ayer|Setting up|Copying source layer) (.*)$")
+_LAYER_IN_MESSAGE = (
+    re.compile(r"\(layer '(.*?)', bottom index \d+\)"),  # Unknown bottom
+    re.compile(r"from layer '(.*?)'; shape mismatch"),
+    re.compile(r"Incompatible number of blobs for layer (.*)$"),
+)
+_PROTOBUF_ERROR = re.compile(r"^\[libprotobuf ERROR [^\]]*\] (.*)$", re.MULTILINE)
+_SIGNALS = {
+    "SIGFPE": "stopped by SIGFPE: an integer division by zero, as a stride of 0 causes",
+    "SIGSEGV": "stopped by SIGSEGV: memory that is not its own was read or written",
+    "SIGABRT": "stopped by SIGABRT without a message",
+    "SIGKILL": "stopped by SIGKILL: most likely there was not enough memory",
+}
+
+
+def _error(failure: Failure, files: tuple[str, ...]) -> EngineError:
+    """Return what went wrong as one line."""
+    if failure.error is not None:
+        return EngineError("caffe", _one_line(failure.error), layer=failure.position, files=files)
+    message, layer = _fatal_message(failure.log)
+    if message is None:
+        last = failure.log.strip().rsplit("\n", 1)[-1]
+        message = _SIGNALS.get(failure.signal or "", f"stopped by {failure.signal}" if failure.signal else last)
+    return EngineError("caffe", message or "stopped without a message", layer=failure.position or layer, files=files)
+
+
+def _fatal_message(log: str) -> tuple[str | None, str | None]:
+    """Return the message that glog aborted with and the layer being set up then, each None if there is none."""
+    layer = None
+    depth = 0  # Recurrent layers set up a net inside the net; the user knows only the outer one.
+    for severity, text in _log_records(log):
+        if severity == "F":
+            return _clean(text, log), _layer_in(text) or layer
+        if text.startswith("Initializing net from parameters"):
+            depth += 1
+        elif text.startswith("Network initialization done"):
+            depth -= 1
+            layer = layer if depth else None
+        elif depth < 2 and (found := _SET_UP.match(text)):
+            layer = found[1]
+    return None, layer
+
+
+def _log_records(log: str) -> Iterator[tuple[str, str]]:
+    for line in log.splitlines():
+        if match := _LOG_LINE.match(line):
+            yield match[1], match[2]
+
+
+def _clean(text: str, log: str) -> str:
+    """Return the text of a failed CHECK without its lists of all types and its advice."""
+    if "Failed to parse NetParameter file" in text and (reasons := _PROTOBUF_ERROR.findall(log)):
+        return _one_line(reasons[-1])
+    return _one_line(re.sub(r" \(known types: .*\)| To learn this layer's parameters .*", "", text))
+
+
+def _layer_in(text: str) -> str | None:
+    for pattern in _LAYER_IN_MESSAGE:
+        if found := pattern.search(text):
+            return found[1]
+    return None
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _layer_times(log: str) -> LayerTimes:
+    """Read the table that `caffe time` logs."""
+    layers: dict[str, float] = {}
+    total = None
+    for _, text in _log_records(log):
+        if found := re.match(r"^ *(.*?)\tforward: (\S+) ms\.$", text):
+            layers[found[1]] = layers.get(found[1], 0.0) + float(found[2])
+        elif found := re.match(r"^Average Forward pass: (\S+) ms\.$", text):
+            total = float(found[1])
+    if total is None:
+        raise EngineError("caffe", "`caffe time` ended without a total")
+    return LayerTimes(layers, total)
