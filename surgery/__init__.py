@@ -1,0 +1,21 @@
+"""Cut layers of trained networks into thinner ones; everything else keeps its bytes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from surgery.api import load, plan, rewrite, save
+
+__all__ = ["__version__", "load", "plan", "rewrite", "save"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the API when it is first asked for: `surgery --help` needs none of it."""
+    if name in __all__:
+        from surgery import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'surgery' has no attribute '{name}'")

@@ -7,7 +7,9 @@ from pathlib import Path
 
 
 class SurgeryError(Exception):
-    """Something the user can put right; the command line prints it as one line and exits with 2."""
+    """Something the user can put right; the command line prints it as one line and exits with `exit_code`."""
+
+    exit_code = 2
 
 
 @dataclass(eq=False)
@@ -81,3 +83,25 @@ class EngineError(SurgeryError):
 
 class EngineMissingError(EngineError):
     """The runtime is not installed; the message says how to get it."""
+
+
+@dataclass(eq=False)
+class VerificationError(SurgeryError):
+    """A result is not what it must be; nothing was written."""
+
+    message: str
+    exit_code = 1
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass(eq=False)
+class NothingToCutError(SurgeryError):
+    """No layer that was asked for can be cut with a gain; nothing was written."""
+
+    reasons: tuple[str, ...]
+    exit_code = 1
+
+    def __str__(self) -> str:
+        return "nothing to cut: " + ("; ".join(self.reasons) or "the network has no layer that can be cut")

@@ -18,8 +18,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
-from scipy.linalg.blas import dsyrk
 
 from surgery.errors import PlanError
 from surgery.ops.array import Float64Array, FloatArray, blocks
@@ -82,6 +80,8 @@ def singular_values(matrix: FloatArray) -> Float64Array:
     Raises:
         PlanError: the matrix holds NaN or infinity.
     """
+    import scipy.linalg  # Loading SciPy takes longer than inspecting a network.
+
     if _is_small(matrix):
         dense = _finite(matrix.astype(np.float64))
         values: Float64Array = scipy.linalg.svd(dense, compute_uv=False, overwrite_a=True, check_finite=False)
@@ -103,6 +103,8 @@ def gram(matrix: FloatArray) -> Float64Array:
     Raises:
         PlanError: the matrix holds NaN or infinity, or numbers whose squares overflow.
     """
+    from scipy.linalg.blas import dsyrk
+
     rows, columns = matrix.shape
     result: Float64Array = np.zeros((rows, rows), order="F")  # The order in which BLAS can add in place.
     for j in blocks(columns, 8 * rows):
@@ -121,6 +123,8 @@ def leading_eigenvectors(symmetric: Float64Array, count: int) -> tuple[Float64Ar
     `symmetric` (m, m) is positive semi-definite up to rounding (negative eigenvalues come back as 0), read from
     its lower triangle, and destroyed.
     """
+    import scipy.linalg  # Loading SciPy takes longer than inspecting a network.
+
     size = symmetric.shape[0]
     # Bisection and inverse iteration for a few vectors; divide and conquer is the faster from about a quarter on.
     few = 4 * count <= size
@@ -151,6 +155,8 @@ def _finite(numbers: Float64Array) -> Float64Array:
 
 
 def _truncate_exactly(matrix: FloatArray, rank: int) -> TruncatedSvd:
+    import scipy.linalg  # Loading SciPy takes longer than inspecting a network.
+
     dense, dtype = _finite(matrix.astype(np.float64)), stored_dtype(matrix)
     u, s, vh = scipy.linalg.svd(dense, full_matrices=False, check_finite=False)
     root = np.sqrt(s[:rank])

@@ -1,1 +1,79 @@
 """The only code that knows what a file format looks like inside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from surgery.errors import ModelError
+from surgery.formats.caffe import caffe, weights
+from surgery.model import Model, Shape
+
+WEIGHT_SUFFIXES = (".caffemodel", ".h5", ".hdf5")
+
+__all__ = ["WEIGHT_SUFFIXES", "Source", "is_weights", "load", "weights_of"]
+
+
+def is_weights(path: Path) -> bool:
+    """Return whether a path names weights rather than a definition, by its ending."""
+    return path.suffix.lower() in WEIGHT_SUFFIXES
+
+
+def load(
+    files: Sequence[Path],
+    *,
+    phase: str = "TEST",
+    level: int | None = None,
+    stages: Sequence[str] = (),
+    input_shapes: Mapping[str, Shape] | None = None,
+    as_is: bool = False,
+) -> Model:
+    """Read a model from its files: a prototxt, with or without weights.
+
+    Raises ParseError for a damaged file, ModelError for files that do not make a model.
+    """
+    definitions = [path for path in files if not is_weights(path)]
+    stored = [path for path in files if is_weights(path)]
+    if len(definitions) != 1 or len(stored) > 1:
+        names = " ".join(str(path) for path in files)
+        raise ModelError(f"{names}: expected one prototxt and at most one file of weights (.caffemodel, .h5)")
+    for path in files:
+        if not path.is_file():
+            raise ModelError(f"{path}: no such file" if not path.exists() else f"{path}: is a folder, expected a file")
+    return caffe.load(
+        definitions[0],
+        stored[0] if stored else None,
+        phase=phase,
+        level=level,
+        stages=stages,
+        input_shapes=input_shapes,
+        as_is=as_is,
+    )
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files of a model and how they are to be read."""
+
+    files: tuple[Path, ...]
+    phase: str = "TEST"
+    level: int | None = None
+    stages: tuple[str, ...] = ()
+    shapes: tuple[tuple[str, Shape], ...] = ()
+
+    def load(self, *, as_is: bool = False) -> Model:
+        """Read the model; `as_is` reads what is to be copied only, without upgrading V0 layers."""
+        return load(
+            self.files,
+            phase=self.phase,
+            level=self.level,
+            stages=self.stages,
+            input_shapes=dict(self.shapes),
+            as_is=as_is,
+        )
+
+
+def weights_of(path: Path) -> list[tuple[str, str, tuple[Shape, ...]]]:
+    """Return name, type ("" where the file does not tell) and blob shapes of every layer in a file of weights."""
+    return [(entry.name, getattr(entry, "type", ""), entry.shapes) for entry in weights.read(path).layers]

@@ -276,44 +276,53 @@ def encode_blob(array: NDArray[np.floating], *, legacy: bool) -> tuple[bytes, ND
 
 @dataclass(frozen=True, eq=False)
 class NewLayer:
-    """A layer to be written: what Caffe reads of it, and its blobs (float32 on disk)."""
+    """A layer to be written: `head` holds every field but the blobs, which become float32 on disk."""
 
     name: str
-    type: str
-    bottoms: tuple[str, ...]
-    tops: tuple[str, ...]
+    head: bytes
     generation: int
     blobs: tuple[NDArray[np.floating], ...]
     legacy: bool = False
 
     def encode(self) -> list[bytes | NDArray[np.float32]]:
         """Return the layer's field in pieces; the numbers stay arrays until they are written."""
-        v1 = self.generation == 1
-        fields = V1_FIELDS if v1 else V2_FIELDS
-        texts = [(fields.bottom, text) for text in self.bottoms] + [(fields.top, text) for text in self.tops]
-        head = encode_bytes(fields.name, _utf8(self.name))
-        if v1:
-            enum = next(number for number, name in V1_NUMBERS.items() if V1_TYPES.get(name) == self.type)
-            head += encode_tag(fields.type, VARINT) + encode_varint(enum)
-        else:
-            head += encode_bytes(fields.type, _utf8(self.type))
-        pieces: list[bytes | NDArray[np.float32]] = [
-            head + b"".join(encode_bytes(number, _utf8(text)) for number, text in texts)
-        ]
+        number, fields = (NET_LAYER, V2_FIELDS) if self.generation == 2 else (NET_V1_LAYERS, V1_FIELDS)
+        pieces: list[bytes | NDArray[np.float32]] = [self.head]
         for blob in self.blobs:
             header, numbers = encode_blob(blob, legacy=self.legacy)
             length = encode_varint(len(header) + numbers.nbytes)
             pieces += [encode_tag(fields.blobs, BYTES) + length + header, numbers]
-        size = sum(piece_size(piece) for piece in pieces)
-        return [encode_tag(NET_V1_LAYERS if v1 else NET_LAYER, BYTES) + encode_varint(size), *pieces]
+        size = sum(_size(piece) for piece in pieces)
+        return [encode_tag(number, BYTES) + encode_varint(size), *pieces]
+
+
+def head(name: str, type_name: str, bottoms: Sequence[str], tops: Sequence[str], generation: int) -> bytes:
+    """Return the fields that name and connect a layer, in the spelling of `generation` 1 or 2."""
+    fields = V2_FIELDS if generation == 2 else V1_FIELDS
+    if generation == 2:
+        kind = encode_bytes(fields.type, _utf8(type_name))
+    else:
+        enum = next(number for number, spelling in V1_NUMBERS.items() if V1_TYPES.get(spelling) == type_name)
+        kind = encode_tag(fields.type, VARINT) + encode_varint(enum)
+    texts = [(fields.bottom, text) for text in bottoms] + [(fields.top, text) for text in tops]
+    links = b"".join(encode_bytes(number, _utf8(text)) for number, text in texts)
+    return encode_bytes(fields.name, _utf8(name)) + kind + links
+
+
+def reweighed(model: Caffemodel, record: LayerRecord, blobs: Sequence[NDArray[np.floating]]) -> NewLayer:
+    """Return `record` with other numbers in its blobs and every other field as it was."""
+    fields = V2_FIELDS if record.generation == 2 else V1_FIELDS
+    outer = next(walk(model.buffer, record.start, record.end, model.path))
+    parts = walk(model.buffer, outer.value, outer.end, model.path)
+    kept = b"".join(bytes(model.buffer[p.start : p.end]) for p in parts if p.number != fields.blobs)
+    return NewLayer(record.name, kept, record.generation, tuple(blobs), any(b.legacy for b in record.blobs))
 
 
 def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def piece_size(piece: bytes | NDArray[np.float32]) -> int:
-    """Return the bytes that a piece takes in the file."""
+def _size(piece: bytes | NDArray[np.float32]) -> int:
     return len(piece) if isinstance(piece, bytes) else piece.nbytes
 
 
@@ -326,26 +335,27 @@ class Replacement:
     layers: Sequence[NewLayer]
 
 
-def write(model: Caffemodel, replacements: Sequence[Replacement], file: IO[bytes]) -> None:
-    """Stream the caffemodel with `replacements` applied; every other byte is copied from the mapping.
+def write(model: Caffemodel, replacements: Sequence[Replacement], path: Path) -> None:
+    """Stream the caffemodel with `replacements` applied to `path`; every other byte is copied from the mapping.
 
-    Raises ModelError before the first byte when the result would be over protobuf's 2 GiB - 1.
+    Raises ModelError, before the file is opened, when the result would be over protobuf's 2 GiB - 1.
     """
     ordered = sorted(replacements, key=lambda r: r.start)
     pieces = [[piece for layer in r.layers for piece in layer.encode()] for r in ordered]
-    size = model.size - sum(r.end - r.start for r in ordered) + sum(piece_size(p) for ps in pieces for p in ps)
+    size = model.size - sum(r.end - r.start for r in ordered) + sum(_size(p) for ps in pieces for p in ps)
     if size > MAX_BYTES:
         raise ModelError(
             f"{model.path.name}: the cut model would take {size} bytes; one caffemodel holds at most {MAX_BYTES} "
             "(protobuf's limit): choose smaller ranks, or HDF5 weights"
         )
     position = 0
-    for replacement, parts in zip(ordered, pieces, strict=True):
-        _copy(model, position, replacement.start, file)
-        for part in parts:
-            file.write(part if isinstance(part, bytes) else part.data)
-        position = replacement.end
-    _copy(model, position, model.size, file)
+    with path.open("wb") as file:
+        for replacement, parts in zip(ordered, pieces, strict=True):
+            _copy(model, position, replacement.start, file)
+            for part in parts:
+                file.write(part if isinstance(part, bytes) else part.data)
+            position = replacement.end
+        _copy(model, position, model.size, file)
 
 
 def _copy(model: Caffemodel, start: int, end: int, file: IO[bytes], block: int = 1 << 22) -> None:

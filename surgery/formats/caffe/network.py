@@ -175,6 +175,11 @@ def inputs(document: Document) -> dict[str, Shape | None]:
     return dict.fromkeys(names)
 
 
+def input_names(document: Document) -> list[str]:
+    """Return the names of the `input:` blobs."""
+    return document.message("NetParameter").strs("input")
+
+
 def unknown_fields(document: Document, type_name: str) -> list[tuple[Field, str]]:
     """Return the outermost fields that the schema does not know, each with the message it stands in."""
     unknown: list[tuple[Field, str]] = []

@@ -1,0 +1,59 @@
+"""The Python interface: `load`, `plan`, `rewrite`, `save`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+
+from surgery import formats
+from surgery.choose import Amount, Request, parse_selector
+from surgery.choose.request import DEFAULT_METHODS, parse_methods, parse_rank
+from surgery.model import Model, Shape
+from surgery.output import staged
+from surgery.pipeline import check_source, make_plan
+from surgery.plan import Plan
+from surgery.rewrite import rewrite as _rewrite
+
+
+def load(*files: str | PathLike[str], phase: str = "TEST", shapes: Mapping[str, Shape] | None = None) -> Model:
+    """Read a model: a prototxt and, where there are any, its weights.
+
+    `shapes` gives input shapes that the file does not state. Raises SurgeryError.
+    """
+    return formats.load([Path(file) for file in files], phase=phase, input_shapes=shapes)
+
+
+def plan(
+    model: Model,
+    layers: str | Sequence[str] = (),
+    method: str | None = None,
+    *,
+    rank: int | str | None = None,
+    energy: float | None = None,
+    params: float | None = None,
+    macs: float | None = None,
+    force: bool = False,
+) -> Plan:
+    """Choose cuts: `layers` as the command line's --layer takes them, amounts as its --rank, --energy and so on.
+
+    Ratios (`params`, `macs`) are what may remain of the whole network. Raises PlanError.
+    """
+    selectors = tuple(parse_selector(text) for text in ([layers] if isinstance(layers, str) else layers))
+    amount = Amount(parse_rank(str(rank)) if rank is not None else (), energy, params, macs)
+    methods = parse_methods(method) if method else DEFAULT_METHODS
+    return make_plan(model, Request(selectors, methods, amount, force))[1]
+
+
+def rewrite(model: Model, plan: Plan) -> Model:
+    """Return the model with the plan carried out; raises PlanError when the plan is for other files."""
+    check_source(model, plan)
+    return _rewrite(model, plan).model
+
+
+def save(model: Model, folder: str | PathLike[str], stem: str = "model") -> tuple[Path, ...]:
+    """Write the model's files into a new folder, whole or not at all; return their paths."""
+    target = Path(folder)
+    with staged(target) as staging:
+        paths = model.format.save(model, staging, stem)
+    return tuple(target / path.name for path in paths)

@@ -1,0 +1,131 @@
+"""What a person asks for: which layers, by which methods, and how much is to remain."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from dataclasses import dataclass, field
+
+from surgery.errors import PlanError
+from surgery.factor import METHODS, Rank
+
+# For a layer that more than one method can cut, unless the request says otherwise.
+DEFAULT_METHODS = ("svd", "tucker2", "svd-channel", "svd-spatial")
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much of a layer or a network remains. At most one of `rank` and `energy`, or ratios, which combine.
+
+    `rank` is () for none and (0,) for the full one; one number serves all of a method's ranks. `params` and `macs` are
+    the shares of weights and of multiply-accumulates that may remain, above 0 and at most 1.
+    """
+
+    rank: Rank = ()
+    energy: float | None = None
+    params: float | None = None
+    macs: float | None = None
+
+    def __post_init__(self) -> None:
+        ratios = self.params is not None or self.macs is not None
+        if bool(self.rank) + (self.energy is not None) + ratios > 1:
+            raise PlanError("rank, energy and ratios (params, macs) exclude each other; give one kind")
+        for name in ("energy", "params", "macs"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1:
+                raise PlanError(f"{name} is {value}; expected a share above 0 and at most 1")
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """The ratios that were given, by measure."""
+        return {name: value for name, value in (("params", self.params), ("macs", self.macs)) if value is not None}
+
+    def __bool__(self) -> bool:
+        return bool(self.rank) or self.energy is not None or bool(self.ratios)
+
+
+@dataclass(frozen=True)
+class Selector:
+    """Layers by name: `pattern` is a glob unless it was quoted. Empty methods or amount mean the request's own."""
+
+    pattern: str
+    literal: bool = False
+    methods: tuple[str, ...] = ()
+    amount: Amount = field(default_factory=Amount)
+
+    def matches(self, name: str) -> bool:
+        """Return whether the selector means the layer `name`."""
+        return name == self.pattern or (not self.literal and fnmatch.fnmatchcase(name, self.pattern))
+
+
+@dataclass(frozen=True)
+class Request:
+    """All of it. Without selectors every layer that can be cut is meant. `force` also cuts what gains nothing."""
+
+    selectors: tuple[Selector, ...] = ()
+    methods: tuple[str, ...] = DEFAULT_METHODS
+    amount: Amount = field(default_factory=Amount)
+    force: bool = False
+    threads: int = 1
+    seed: int = 0
+
+
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
+
+
+def parse_selector(text: str) -> Selector:
+    """Read `NAME`, `NAME=METHOD` or `NAME=METHOD:rank=N,...`; a name in double quotes is taken as it is.
+
+    Raises PlanError with an example of what was expected.
+    """
+    quoted = _QUOTED.match(text)
+    if quoted:
+        pattern, rest = re.sub(r"\\(.)", r"\1", quoted.group(1)), text[quoted.end() :]
+    else:
+        pattern, equals, tail = text.partition("=")
+        rest = equals + tail
+    if not pattern or (rest and not rest.startswith("=")):
+        raise PlanError(f"--layer {text}: expected a name, or like 'fc6=svd:rank=256' or '\"odd=name\"=svd:rank=8'")
+    if not rest:
+        return Selector(pattern, bool(quoted))
+    method, _, amount = rest[1:].partition(":")
+    return Selector(pattern, bool(quoted), parse_methods(method), parse_amount(amount, text))
+
+
+def parse_methods(text: str) -> tuple[str, ...]:
+    """Read method names joined by commas; raises PlanError for one that does not exist."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if name not in METHODS:
+            raise PlanError(f"method '{name}' is not known; choose from {', '.join(METHODS)}")
+    return names
+
+
+def parse_rank(text: str) -> Rank:
+    """Read a rank: `256`, `64x32` (output x input) or `full`."""
+    if text == "full":
+        return (0,)
+    parts = text.split("x")
+    if not all(re.fullmatch(r"[0-9]{1,9}", part) and int(part) for part in parts):
+        raise PlanError(f"rank is '{text}'; expected a whole number above 0, two joined by 'x', or 'full'")
+    return tuple(int(part) for part in parts)
+
+
+def parse_amount(text: str, origin: str) -> Amount:
+    """Read `rank=N` or `energy=E` or `params=P,macs=M`; raises PlanError."""
+    values: dict[str, str] = {}
+    for part in filter(None, text.split(",")):
+        name, _, value = part.partition("=")
+        if name not in ("rank", "energy", "params", "macs") or name in values:
+            raise PlanError(f"--layer {origin}: '{part}' is not understood; expected rank=, energy=, params= or macs=")
+        values[name] = value
+    numbers = {name: parse_share(value, name) for name, value in values.items() if name != "rank"}
+    return Amount(parse_rank(values["rank"]) if "rank" in values else (), **numbers)
+
+
+def parse_share(text: str, name: str) -> float:
+    """Read a share such as 0.5; raises PlanError."""
+    try:
+        return float(text)
+    except ValueError:
+        raise PlanError(f"{name} is '{text}'; expected a share above 0 and at most 1, like 0.5") from None

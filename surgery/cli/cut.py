@@ -1,0 +1,182 @@
+"""`surgery compress`, `plan` and `apply`: choose cuts, carry them out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from surgery.cli import options, tables
+from surgery.cli.progress import bar
+from surgery.errors import NothingToCutError, PlanError
+
+if TYPE_CHECKING:
+    from surgery.formats import Source
+    from surgery.pipeline import Outcome
+    from surgery.plan import Plan
+
+RUNTIMES = click.Choice(["auto", "caffe", "opencv", "layers", "none"])
+
+
+def _verify_option(command: Any) -> Any:
+    return click.option(
+        "--verify",
+        "runtime",
+        type=RUNTIMES,
+        default="auto",
+        show_default=True,
+        help="Runtime that checks the written files: the first of caffe and opencv that is there; 'layers' checks "
+        "each cut layer alone; 'none' checks nothing.",
+    )(command)
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=options.FILE)
+@click.option("-o", "--output", required=True, type=options.FILE, help="Folder for the results.")
+@options.cut_options
+@options.network_options
+@_verify_option
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def compress(files: tuple[Path, ...], output: Path, runtime: str, *, as_json: bool, **asked: Any) -> None:
+    r"""Cut a network's layers, verify the result and write it.
+
+    \b
+    Examples:
+      surgery compress net.prototxt net.caffemodel -o small --params 0.3
+      surgery compress net.prototxt net.caffemodel -o small --layer 'fc6=svd:rank=256' --layer 'fc7=svd:energy=0.9'
+      surgery compress net.prototxt net.caffemodel -o copy --method none
+    """
+    from surgery.output import check_destination
+    from surgery.pipeline import carry_out
+
+    source = _source(files, asked)
+    check_destination(output, files)
+    if asked["method"] == "none":
+        model, plan = source.load(as_is=True), None
+        from surgery.plan import Plan
+
+        plan = Plan(model.format.digest(model), ())
+    else:
+        model = source.load()
+        plan = _plan(model, asked)
+    with bar() as progress:
+        outcome = carry_out(source, model, plan, output, _engines(runtime), progress)
+    _show(outcome, as_json=as_json)
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=options.FILE)
+@click.option("-o", "--output", type=options.FILE, help="File for the plan; default: standard output.")
+@options.cut_options
+@options.network_options
+def plan(files: tuple[Path, ...], output: Path | None, **asked: Any) -> None:
+    r"""Choose cuts and write them as a plan: JSON to read, edit and apply.
+
+    \b
+    Example:
+      surgery plan net.prototxt net.caffemodel -o plan.json --layer 'fc*' --energy 0.95
+    """
+    from surgery.output import write_file
+    from surgery.plan import Plan, to_json
+
+    source = _source(files, asked)
+    if asked["method"] == "none":
+        model = source.load(as_is=True)
+        made = Plan(model.format.digest(model), ())
+    else:
+        made = _plan(source.load(), asked)
+    if made.left and not made.cuts:
+        raise NothingToCutError(tuple(f"{left.key}: {left.reason}" for left in made.left))
+    if output is None:
+        click.echo(to_json(made), nl=False)
+        return
+    if output.resolve() in {file.resolve() for file in files}:
+        raise PlanError(f"-o {output}: is an input; choose another file")
+    write_file(output, to_json(made))
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=options.FILE)
+@click.option("-o", "--output", required=True, type=options.FILE, help="Folder for the results.")
+@options.network_options
+@_verify_option
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def apply(files: tuple[Path, ...], output: Path, runtime: str, *, as_json: bool, **asked: Any) -> None:
+    r"""Carry out a plan: the model's files, then plan.json.
+
+    \b
+    Example:
+      surgery apply net.prototxt net.caffemodel plan.json -o small
+    """
+    from surgery.pipeline import carry_out, check_source
+    from surgery.plan import from_json
+
+    plans = [file for file in files if file.suffix == ".json"]
+    if len(plans) != 1:
+        raise PlanError(f"expected one plan (.json) behind the model's files, found {len(plans)}")
+    chosen = from_json(plans[0].read_text(encoding="utf-8", errors="replace"), plans[0])
+    source = _source(tuple(file for file in files if file != plans[0]), asked)
+    model = source.load(as_is=not chosen.cuts)
+    check_source(model, chosen)
+    with bar() as progress:
+        outcome = carry_out(source, model, chosen, output, _engines(runtime), progress)
+    _show(outcome, as_json=as_json)
+
+
+def _source(files: tuple[Path, ...], asked: dict[str, Any]) -> Source:
+    return options.source(files, asked["shapes"], asked["phase"], asked["level"], asked["stages"])
+
+
+def _plan(model: Any, asked: dict[str, Any]) -> Plan:
+    from surgery.pipeline import make_plan
+
+    names = ("layers", "method", "rank", "energy", "params", "macs", "force", "seed", "threads")
+    return make_plan(model, options.request(**{name: asked[name] for name in names}))[1]
+
+
+def _engines(runtime: str) -> Sequence[str] | None:
+    from surgery.pipeline import AUTO_ENGINES
+
+    return {"auto": AUTO_ENGINES, "layers": (), "none": None}.get(runtime, (runtime,))
+
+
+def _show(outcome: Outcome, *, as_json: bool) -> None:
+    report: Any = outcome.report
+    if as_json:
+        click.echo(json.dumps(report, indent=1, ensure_ascii=False))
+        return
+    rows = [("layer", "method", "rank", "params", "", "MACs", "", "weight error")]
+    for row in report["layers"]:
+        (p0, p1), (m0, m1) = row["params"], row["macs"]
+        rank = "x".join(map(str, row["rank"]))
+        share = (f"{p0:,} -> {p1:,}", tables.change(p0, p1), f"{tables.count(m0)} -> {tables.count(m1)}")
+        rows.append((row["layer"], row["method"], rank, *share, tables.change(m0, m1), f"{row['weight_error']:.4f}"))
+    if len(rows) > 1:
+        click.echo(tables.table(rows, frozenset({2, 4, 6, 7})) + "\n")
+    before, after = report["totals"]["before"], report["totals"]["after"]
+    for name, shown in (("params", tables.count), ("macs", tables.count), ("weight_bytes", tables.size)):
+        a, b = before[name], after[name]
+        if report["layers"]:
+            click.echo(f"{name.replace('_', ' '):13} {shown(a)} -> {shown(b)}  {tables.change(a, b)}")
+    for left in report["left"]:
+        click.echo(f"left alone: {left['layer']}: {left['reason']}")
+    for note in report["notes"]:
+        click.echo(f"note: {note}")
+    click.echo(_verified(report["verified"], cut=bool(report["layers"])))
+    click.echo("wrote " + " ".join(str(path) for path in outcome.files))
+
+
+def _verified(verified: dict[str, Any] | None, *, cut: bool) -> str:
+    if verified is None:
+        return "not verified: --verify none" if cut else "copied byte for byte: nothing was cut"
+    why = f" ({verified['reason']})" if verified["reason"] else ""
+    return (
+        f"verified: {verified['runtime']}{why}; {verified['blobs']} blobs, "
+        f"worst relative L2 {verified['worst_rel_l2']:.1e} at '{verified['worst_blob']}'"
+    )
+
+
+__all__ = ["apply", "compress", "plan"]

@@ -1,0 +1,142 @@
+"""`surgery inspect`: every layer, what it costs, and whether it can be cut."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from surgery.cli import options, tables
+
+if TYPE_CHECKING:
+    from surgery.model import Memory, Refusal
+    from surgery.survey import Site, Survey
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=options.FILE)
+@options.network_options
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable, on stdout.")
+def inspect(
+    files: tuple[Path, ...],
+    shapes: tuple[str, ...],
+    phase: str,
+    level: int | None,
+    stages: tuple[str, ...],
+    *,
+    as_json: bool,
+) -> None:
+    r"""List every layer: output shape, parameters, MACs, bytes, and how it can be cut or why not.
+
+    The ranks behind a method's name are break-even: the largest with fewer weights than the layer has.
+
+    \b
+    Examples:
+      surgery inspect deploy.prototxt net.caffemodel
+      surgery inspect train_val.prototxt --phase TRAIN --shape data=64,3,224,224 --json
+    """
+    if len(files) == 1 and files[0].suffix == ".caffemodel":
+        _inspect_weights(files[0], as_json=as_json)
+        return
+    from surgery.survey import survey
+
+    model = options.source(files, shapes, phase, level, stages).load()
+    surveyed = survey(model)
+    memory = model.format.memory(model)
+    if as_json:
+        click.echo(json.dumps(_facts(surveyed, memory), indent=1, ensure_ascii=False))
+    else:
+        click.echo(_text(surveyed, memory))
+
+
+def _facts(surveyed: Survey, memory: Memory | None) -> dict[str, Any]:
+    layers = []
+    for node, entry in zip(surveyed.model.nodes, surveyed.entries, strict=True):
+        facts = surveyed.facts[node.key]
+        layers.append(
+            {
+                "name": node.key,
+                "type": node.type,
+                "bottoms": list(node.inputs),
+                "tops": list(node.outputs),
+                "shapes": [list(s) if s is not None else None for s in facts.shapes],
+                "params": facts.params,
+                "macs": facts.macs,
+                "weight_bytes": facts.weight_bytes,
+                "column_bytes": facts.column_bytes,
+                "cuttable": {name: list(rank) for name, rank in getattr(entry, "break_even", {}).items()},
+                "refused": dict(getattr(entry, "refusals", {})),
+                "reason": getattr(entry, "reason", None),
+                "shape_reason": facts.reason,
+            }
+        )
+    totals = {
+        "params": surveyed.params,
+        "macs": surveyed.macs,
+        "weight_bytes": sum(f.weight_bytes for f in surveyed.facts.values()),
+        "memory": memory
+        and {
+            "weights": memory.weights,
+            "activations": memory.activations,
+            "columns": memory.columns,
+            "scratch": memory.scratch,
+            "total": memory.total,
+        },
+    }
+    notes = list(surveyed.model.format.notes(surveyed.model))
+    return {"format": 1, "layers": layers, "totals": totals, "notes": notes}
+
+
+def _text(surveyed: Survey, memory: Memory | None) -> str:
+    rows = [("layer", "type", "output", "params", "MACs", "bytes", "cuttable (break-even rank), or why not")]
+    for node, entry in zip(surveyed.model.nodes, surveyed.entries, strict=True):
+        facts = surveyed.facts[node.key]
+        rows.append(
+            (
+                _printable(node.key),
+                _printable(node.type),
+                tables.shape(facts.shapes[0]) if facts.shapes else "-",
+                tables.count(facts.params) if facts.params else "",
+                tables.count(facts.macs) if facts.macs else "" if facts.macs == 0 else "?",
+                tables.size(facts.weight_bytes) if facts.weight_bytes else "",
+                _printable(_verdict(entry)) if facts.params else "",
+            )
+        )
+    lines = [tables.table(rows, frozenset({3, 4, 5})), ""]
+    lines += [f"{tables.count(surveyed.params)} parameters, {tables.count(surveyed.macs)} MACs a forward pass"]
+    if memory is None:
+        lines.append(f"memory: not known; {surveyed.missing_shape() or 'a shape is missing'}")
+    else:
+        lines.append(
+            f"memory in Caffe: {tables.size(memory.total)} (weights {tables.size(memory.weights)}, activations "
+            f"{tables.size(memory.activations)}, im2col {tables.size(memory.columns)}, "
+            f"other buffers {tables.size(memory.scratch)})"
+        )
+    return "\n".join([*lines, *(f"note: {note}" for note in surveyed.model.format.notes(surveyed.model))])
+
+
+def _verdict(entry: Site | Refusal) -> str:
+    if not hasattr(entry, "reason"):
+        gains = entry.break_even
+        return ", ".join(f"{name} ({'x'.join(map(str, rank))})" for name, rank in gains.items())
+    return f"no: {entry.reason}"
+
+
+def _inspect_weights(path: Path, *, as_json: bool) -> None:
+    """List the layers of a lone caffemodel."""
+    from surgery.formats import weights_of
+
+    layers = weights_of(path)
+    if as_json:
+        rows = [{"name": name, "type": kind, "blobs": [list(s) for s in blobs]} for name, kind, blobs in layers]
+        click.echo(json.dumps({"format": 1, "layers": rows}, indent=1, ensure_ascii=False))
+        return
+    heading = ("layer", "type", "blobs")
+    lines = [(_printable(n), _printable(t), " ".join(tables.shape(s) for s in blobs)) for n, t, blobs in layers]
+    click.echo(tables.table([heading, *lines]))
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -1,0 +1,71 @@
+"""The command and its verbs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from surgery import __version__
+from surgery.errors import SurgeryError
+
+# Verb -> module under surgery.cli that holds it; a verb's imports cost only those who call it.
+VERBS = {
+    "inspect": "inspect",
+    "lint": "lint",
+    "compress": "cut",
+    "plan": "cut",
+    "apply": "cut",
+    "verify": "verify",
+    "upgrade": "rework",
+    "deploy": "rework",
+}
+
+
+class _Verbs(click.Group):
+    """Finds a verb's function when it is called for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f"surgery.cli.{VERBS[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run; what a user can put right is one line on stderr, anything else keeps its traceback."""
+        try:
+            return super().main(*args, **kwargs)
+        except SurgeryError as error:
+            click.echo(f"surgery: {error}", err=True)
+            sys.exit(error.exit_code)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            click.echo(f"surgery: {error.filename}: {error.strerror}", err=True)
+            sys.exit(2)
+
+
+@click.command(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="surgery")
+def main() -> None:
+    r"""Cut layers of trained Caffe networks into thinner ones that run in stock Caffe.
+
+    A model is named by its files: net.prototxt [weights.caffemodel | weights.h5].
+
+    \b
+    Examples:
+      surgery inspect deploy.prototxt net.caffemodel
+      surgery compress deploy.prototxt net.caffemodel -o small --layer 'fc*' --params 0.3
+      surgery compress deploy.prototxt net.caffemodel -o small --layer 'conv2=tucker2:macs=0.5'
+      surgery verify deploy.prototxt net.caffemodel small/deploy.prototxt small/deploy.caffemodel
+
+    \b
+    Exit codes: 0 done; 1 the answer is no (differs, cannot be cut); 2 the input or the request is wrong.
+    Shell completion: eval "$(_SURGERY_COMPLETE=bash_source surgery)"   (or zsh_source, fish_source)
+    """

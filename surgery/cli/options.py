@@ -1,0 +1,120 @@
+"""Options that several verbs take, and what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from surgery.errors import PlanError
+
+if TYPE_CHECKING:
+    from surgery.choose import Request
+    from surgery.formats import Source
+    from surgery.model import Shape
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+FILE = click.Path(path_type=Path)
+METHOD_NAMES = "svd, svd-channel, svd-spatial, tucker2"
+
+
+def _stacked(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def apply(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return apply
+
+
+def network_options(command: Command) -> Command:
+    """Add the options that say how a network is to be read."""
+    return _stacked(
+        click.option(
+            "--shape", "shapes", multiple=True, metavar="BLOB=N,C,H,W", help="Shape of an input that the file lacks."
+        ),
+        click.option("--phase", type=click.Choice(["TEST", "TRAIN"]), default="TEST", show_default=True),
+        click.option("--level", type=int, help="Level for min_level and max_level rules."),
+        click.option("--stage", "stages", multiple=True, help="Stage for stage and not_stage rules; repeatable."),
+    )(command)
+
+
+def cut_options(command: Command) -> Command:
+    """Add the options that say where, by which method and how much to cut."""
+    return _stacked(
+        click.option(
+            "--layer",
+            "layers",
+            multiple=True,
+            metavar="NAME[=METHOD[:AMOUNT]]",
+            help="Layers to cut: a name, a glob like 'fc*', or 'fc6=svd:rank=256'. Quote odd names: '\"a=b\"'. "
+            "Repeatable; the last that matches counts. Default: all that can be cut.",
+        ),
+        click.option(
+            "--method",
+            metavar="NAME[,NAME]",
+            help=f"Methods in order of preference ({METHOD_NAMES}); 'none' cuts nothing.",
+        ),
+        click.option("--rank", metavar="N|NxM|full", help="Rank of every chosen layer, at most its own."),
+        click.option("--energy", type=float, metavar="E", help="Share of squared singular values kept, in each layer."),
+        click.option(
+            "--params", type=float, metavar="P", help="Share of the whole network's parameters that may remain."
+        ),
+        click.option("--macs", type=float, metavar="M", help="Share of the whole network's MACs that may remain."),
+        click.option(
+            "--policy",
+            type=click.Choice(["uniform"]),
+            default="uniform",
+            help="How ratios are spread: each chosen layer keeps the same ratio.",
+        ),
+        click.option("--force", is_flag=True, help="Cut also where the layer does not get smaller."),
+        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+        click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="BLAS threads."),
+    )(command)
+
+
+def source(
+    files: tuple[Path, ...], shapes: tuple[str, ...], phase: str, level: int | None, stages: tuple[str, ...]
+) -> Source:
+    """Return the model that the command line names."""
+    from surgery.formats import Source
+
+    return Source(files, phase, level, stages, tuple(parse_shape(text) for text in shapes))
+
+
+def parse_shape(text: str) -> tuple[str, Shape]:
+    """Read `data=1,3,224,224`; raises PlanError."""
+    name, equals, dims = text.rpartition("=")
+    parts = dims.replace("x", ",").split(",")
+    if not (equals and name and all(part.strip().isdigit() and int(part) > 0 for part in parts)):
+        raise PlanError(f"--shape {text}: expected like data=1,3,224,224")
+    return name, tuple(int(part) for part in parts)
+
+
+def request(
+    layers: tuple[str, ...],
+    method: str | None,
+    rank: str | None,
+    energy: float | None,
+    params: float | None,
+    macs: float | None,
+    *,
+    force: bool,
+    seed: int,
+    threads: int,
+) -> Request:
+    """Return what the command line asks for."""
+    from surgery.choose import Amount, Request, parse_selector
+    from surgery.choose.request import DEFAULT_METHODS, parse_methods, parse_rank
+
+    return Request(
+        selectors=tuple(parse_selector(text) for text in layers),
+        methods=parse_methods(method) if method else DEFAULT_METHODS,
+        amount=Amount(parse_rank(rank) if rank else (), energy, params, macs),
+        force=force,
+        threads=threads,
+        seed=seed,
+    )

@@ -1,0 +1,35 @@
+"""A progress bar on stderr that is there only on a terminal, and only for what takes more than a second."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+WIDTH = 24
+PATIENCE_S = 1.0
+
+
+@contextmanager
+def bar() -> Iterator[Callable[[str, float], None]]:
+    """Give a function that shows what is being done and which share of the whole is behind."""
+    start, shown = time.monotonic(), False
+
+    def show(text: str, share: float) -> None:
+        nonlocal shown
+        passed = time.monotonic() - start
+        if not sys.stderr.isatty() or (passed < PATIENCE_S and not shown and share > 0):
+            return
+        filled = round(share * WIDTH)
+        left = f" {passed * (1 - share) / share:.0f} s left" if share > 0 else ""
+        sys.stderr.write(f"\r\x1b[K[{'#' * filled}{'.' * (WIDTH - filled)}] {share:4.0%}{left}  {text}")
+        sys.stderr.flush()
+        shown = True
+
+    try:
+        yield show
+    finally:
+        if shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()

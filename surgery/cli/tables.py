@@ -1,0 +1,56 @@
+"""Aligned tables and numbers for a terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+
+def table(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> str:
+    """Return rows as aligned columns, the first row as heading; columns in `right` are set to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([styled(lines[0], bold=True), *lines[1:]])
+
+
+def styled(text: str, **style: object) -> str:
+    """Return text in a style where the output is a terminal that wants colours (https://no-color.org)."""
+    if os.environ.get("NO_COLOR") or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+        return text
+    return click.style(text, **style)  # type: ignore[arg-type]
+
+
+def count(number: int | None) -> str:
+    """Return a count with thin groups, "?" where it is not known."""
+    return "?" if number is None else f"{number:,}"
+
+
+def size(number: int | None) -> str:
+    """Return bytes in decimal units: 1 MB is 10^6 bytes."""
+    if number is None:
+        return "?"
+    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if number >= scale:
+            return f"{number / scale:.1f} {unit}"
+    return f"{number} B"
+
+
+def shape(dims: Sequence[int] | None) -> str:
+    """Return a shape like 1x3x224x224, "?" where it is not known, "scalar" without axes."""
+    if dims is None:
+        return "?"
+    return "x".join(map(str, dims)) or "scalar"
+
+
+def change(before: int | None, after: int | None) -> str:
+    """Return what share of `before` remains."""
+    return f"{after / before:.1%}" if before and after is not None else ""

@@ -1,0 +1,360 @@
+"""Caffe's Format: a prototxt and its weights as one model, cut by splicing text and replacing layers in the weights."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from surgery.errors import ModelError
+from surgery.formats.caffe import binary, join, meaning, network, shapes, spelling, text, weights
+from surgery.formats.caffe.netstate import NetState, active, state_of
+from surgery.formats.caffe.network import Layer, Shape
+from surgery.formats.caffe.shapes import LayerShapes
+from surgery.formats.caffe.text import Document
+from surgery.formats.caffe.text import Splice as TextSplice
+from surgery.model import Edit, Facts, Memory, Model, Node, Refusal, Runnable, Splice, placeholder
+from surgery.ops import Chain, FloatArray, Op
+
+
+@dataclass(frozen=True, eq=False)
+class Original:
+    """A node that is a layer of the file; `index` is its entry in the weights, None without."""
+
+    layer: Layer
+    index: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A node that a cut made: stage `stage` of what layer `origin` became."""
+
+    origin: str
+    stage: int
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """What a layer became: the operations and the names of the new layers."""
+
+    chain: Chain
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class CaffeNet:
+    """The files behind a model and what was changed in it, by layer name. `shapes` are the user's, by input."""
+
+    document: Document
+    layers: tuple[Layer, ...]
+    weights: weights.Weights | None
+    state: NetState
+    shapes: Mapping[str, Shape]
+    notes: tuple[str, ...] = ()
+    cuts: Mapping[str, Cut] = field(default_factory=dict)
+    reweighed: Mapping[str, Op] = field(default_factory=dict)
+
+    @cached_property
+    def active(self) -> tuple[Layer, ...]:
+        """The layers that run in `state`."""
+        return active(self.layers, self.state)
+
+    @cached_property
+    def inferred(self) -> Mapping[int, LayerShapes]:
+        """Shapes of the active layers, by the id of the layer."""
+        stored = {entry.name: entry.shapes for entry in self.weights.layers} if self.weights else {}
+        inputs = {**network.inputs(self.document), **self.shapes}
+        results = shapes.infer(self.active, inputs, stored)
+        return {id(layer): result for layer, result in zip(self.active, results, strict=True)}
+
+    @cached_property
+    def shared(self) -> Mapping[str, tuple[str, ...]]:
+        """Layers by the name under which they share a blob, for names that more than one layer uses."""
+        users: dict[str, list[str]] = {}
+        for layer in self.layers:
+            for name in filter(None, layer.param_names):
+                users.setdefault(name, []).append(layer.name)
+        return {name: tuple(dict.fromkeys(who)) for name, who in users.items() if len(who) > 1}
+
+    @cached_property
+    def taken(self) -> frozenset[str]:
+        """Every name of a layer or blob in the files."""
+        names = {layer.name for layer in self.layers}
+        names.update(blob for layer in self.layers for blob in (*layer.tops, *layer.bottoms))
+        names.update(entry.name for entry in self.weights.layers) if self.weights else None
+        return frozenset(names | set(network.input_names(self.document)))
+
+    def entries(self, name: str) -> list[int]:
+        """Return the indices of the weights' entries of that name; Caffe takes the last."""
+        return [i for i, entry in enumerate(self.weights.layers) if entry.name == name] if self.weights else []
+
+
+class CaffeFormat:
+    """See `surgery.model.Format`."""
+
+    name = "caffe"
+
+    def lift(self, model: Model, node: Node) -> Op | Refusal:
+        """Return the layer's operation, or why it has none that can be cut."""
+        net: CaffeNet = model.native
+        if isinstance(node.native, Made):
+            return net.cuts[node.native.origin].chain.ops[node.native.stage]
+        if node.key in net.reweighed:
+            return net.reweighed[node.key]
+        layer: Layer = node.native.layer
+        reason = meaning.refusal(layer) or _entanglement(net, layer)
+        result = reason or _op(net, layer, node.native.index)
+        return Refusal(node.key, node.type, result) if isinstance(result, str) else result
+
+    def edit(self, model: Model, edits: Sequence[Edit]) -> Model:
+        """Return the model with the edits made; raises KeyError for a node that is not there."""
+        for change in edits:
+            model = _splice(model, change) if isinstance(change, Splice) else _reweigh(model, change.key, change.op)
+        return model
+
+    def facts(self, model: Model) -> Mapping[str, Facts]:
+        """Return what is known of every node of an uncut model."""
+        net: CaffeNet = model.native
+        return {node.key: _facts(net, node) for node in model.nodes}
+
+    def memory(self, model: Model) -> Memory | None:
+        """Return what Caffe allocates to run the uncut model."""
+        net: CaffeNet = model.native
+        needed = shapes.memory(net.active, [net.inferred[id(layer)] for layer in net.active])
+        if needed is None:
+            return None
+        return Memory(needed.weight_bytes, needed.activation_bytes, needed.column_bytes, needed.scratch_bytes)
+
+    def runnable(self, model: Model) -> Runnable:
+        """Return the inputs' shapes and the state; a data layer that needs files makes the model unready."""
+        net: CaffeNet = model.native
+        known: dict[str, Shape | None] = dict(network.inputs(net.document))
+        for layer in net.active:
+            if layer.type == "Input":
+                known.update(zip(layer.tops, net.inferred[id(layer)].tops, strict=True))
+            elif not layer.bottoms and layer.type not in ("DummyData", "Parameter"):
+                return _runnable(net, {}, f"'{layer.name}' ({layer.type}) reads data; `surgery deploy` cuts it off")
+        known |= {name: shape for name, shape in net.shapes.items() if name in known}
+        missing = next((name for name, shape in known.items() if shape is None), None)
+        reason = missing and f"input '{missing}' has no shape; give --shape {missing}=N,C,H,W"
+        return _runnable(net, {name: shape for name, shape in known.items() if shape is not None}, reason)
+
+    def made(self, model: Model) -> Mapping[str, tuple[str, ...]]:
+        """Return the names of the layers that each cut layer became."""
+        return {name: cut.names for name, cut in model.native.cuts.items()}
+
+    def notes(self, model: Model) -> Sequence[str]:
+        """Return what was done on reading: the upgrade of V0 layers."""
+        notes: tuple[str, ...] = model.native.notes
+        return notes
+
+    def save(self, model: Model, folder: Path, stem: str) -> tuple[Path, ...]:
+        """Write `<stem>.prototxt` and, with weights, `<stem>.caffemodel` or `.h5`."""
+        net: CaffeNet = model.native
+        target = folder / f"{stem}.prototxt"
+        target.write_bytes(_text(net).encode("utf-8", "surrogateescape"))
+        if net.weights is None:
+            return (target,)
+        ending = net.weights.path.suffix or ".caffemodel"
+        blobs = folder / f"{stem}{ending}"
+        net.weights.write(_replacements(net), blobs)
+        return target, blobs
+
+    def digest(self, model: Model) -> str:
+        """Return the SHA-256 over the digests of prototxt and weights."""
+        net: CaffeNet = model.native
+        paths = [net.document.path] + ([net.weights.path] if net.weights else [])
+        return weights.file_digest(*(Path(path) for path in paths))
+
+
+FORMAT = CaffeFormat()
+
+
+def _runnable(net: CaffeNet, inputs: Mapping[str, Shape], unready: str | None) -> Runnable:
+    return Runnable(inputs, net.state.phase, net.state.level, tuple(net.state.stages), unready)
+
+
+def load(
+    prototxt: Path,
+    weight_file: Path | None = None,
+    *,
+    phase: str = "TEST",
+    level: int | None = None,
+    stages: Sequence[str] = (),
+    input_shapes: Mapping[str, Shape] | None = None,
+    as_is: bool = False,
+) -> Model:
+    """Read a Caffe model; weights are mapped, not read.
+
+    V0 layers are upgraded in memory, and a note says so, unless the model is to be copied `as_is`. Raises ParseError
+    for damaged files, ModelError for a pair that does not belong together.
+    """
+    document = text.read(prototxt)
+    layers = network.layers(document)
+    opened = weights.read(weight_file) if weight_file else None
+    notes = []
+    if not as_is and any(layer.generation == 0 for layer in layers):
+        from surgery.formats.caffe.upgrade import upgrade_v0
+
+        document = upgrade_v0(document)
+        layers = network.layers(document)
+        notes.append(f"{prototxt.name}: V0 layers were upgraded to V2")
+    state = state_of(document, phase=phase, level=level, stages=stages)
+    net = CaffeNet(document, layers, opened, state, dict(input_shapes or {}), tuple(notes))
+    if as_is:
+        return Model(FORMAT, (), net)
+    join.check(net.active, opened, {id(x): net.inferred[id(x)].blobs for x in net.active}, document.path)
+    return Model(FORMAT, _nodes(net), net)
+
+
+def _nodes(net: CaffeNet) -> tuple[Node, ...]:
+    entries = {entry.name: i for i, entry in enumerate(net.weights.layers)} if net.weights else {}
+    seen: Counter[str] = Counter()
+    nodes = []
+    for layer in net.active:
+        seen[layer.name] += 1
+        first = seen[layer.name] == 1  # Of layers of one name only the first gets weights.
+        key = layer.name if first else f"{layer.name}#{seen[layer.name]}"
+        source = Original(layer, entries.get(layer.name) if first else None)
+        nodes.append(Node(key, layer.type, layer.bottoms, layer.tops, source))
+    return tuple(nodes)
+
+
+def _entanglement(net: CaffeNet, layer: Layer) -> str | None:
+    """Return why a layer cannot be cut for the sake of others that depend on it, or None."""
+    for name in filter(None, layer.param_names):
+        others = [other for other in net.shared.get(name, ()) if other != layer.name]
+        if others:
+            return f"its weights are shared with '{others[0]}' (param name '{name}')"
+    twins = [other for other in net.layers if other.name == layer.name and other is not layer]
+    if any(twin in net.active for twin in twins):
+        return "two layers that run have this name; Caffe gives the weights to the first only"
+    for twin in twins:
+        if _geometry(twin) != _geometry(layer):
+            return "a layer of the same name in another phase has other parameters"
+    return None
+
+
+def _geometry(layer: Layer) -> tuple[object, ...]:
+    """Return what must agree in layers that share one entry of weights: type, parameters, but no connections."""
+    names = ("convolution_param", "inner_product_param")
+    blocks = [layer.message.document.slice(f) for name in names for f in layer.message.named(name)]
+    return layer.type, len(layer.tops), *(re.sub(r"\s+|#[^\n]*", " ", block) for block in blocks)
+
+
+def _op(net: CaffeNet, layer: Layer, index: int | None) -> Op | str:
+    inferred = net.inferred[id(layer)].blobs
+    if net.weights is not None:
+        if index is None:
+            return f"'{net.weights.path.name}' holds no weights for it"
+        reason = net.weights.refusal(index)
+        if reason:
+            return reason
+        arrays: Sequence[FloatArray] = net.weights.arrays(index)
+    elif inferred is not None:
+        arrays = [placeholder(shape) for shape in inferred]
+    else:
+        return f"its shape is not known: {net.inferred[id(layer)].reason}"
+    return meaning.as_op(layer, arrays) if arrays else "has no weights"
+
+
+def _facts(net: CaffeNet, node: Node) -> Facts:
+    inferred = net.inferred[id(node.native.layer)]
+    stored = net.weights.layers[node.native.index].shapes if net.weights and node.native.index is not None else None
+    blobs = stored if stored is not None else inferred.blobs or ()
+    params = meaning.count(blobs)
+    first = inferred.bottoms[0] if inferred.bottoms else None
+    return Facts(
+        shapes=inferred.tops,
+        params=params,
+        weight_bytes=4 * params,
+        macs=inferred.macs,
+        input_size=(first[2], first[3]) if first is not None and len(first) == 4 else None,
+        batch=max(1, len(node.inputs)) * (first[0] if first else 1),
+        column_bytes=4 * (inferred.column_floats or 0),
+        reason=inferred.reason,
+    )
+
+
+def _splice(model: Model, change: Splice) -> Model:
+    node, net = model.node(change.key), model.native
+    if isinstance(node.native, Made):
+        raise ModelError(f"{node.key}: was made by a cut; save the model and cut that, or merge first")
+    layer: Layer = node.native.layer
+    made = {name for cut in net.cuts.values() for name in cut.names}
+    names = spelling.stems(layer.name, lambda name: name in net.taken or name in made, len(change.chain.ops))
+    links = spelling.links(layer, names)
+    nodes = [Node(x.name, layer.type, x.bottoms, x.tops, Made(layer.name, i)) for i, x in enumerate(links)]
+    cut = Cut(change.chain, tuple(names))
+    return replace(model.replaced({node.key: nodes}), native=replace(net, cuts={**net.cuts, layer.name: cut}))
+
+
+def _reweigh(model: Model, key: str, op: Op) -> Model:
+    node, net = model.node(key), model.native
+    if isinstance(node.native, Made):
+        cut = net.cuts[node.native.origin]
+        ops = tuple(op if i == node.native.stage else old for i, old in enumerate(cut.chain.ops))
+        changed = replace(net, cuts={**net.cuts, node.native.origin: replace(cut, chain=Chain(ops))})
+    else:
+        changed = replace(net, reweighed={**net.reweighed, key: op})
+    return replace(model, native=changed)
+
+
+def _text(net: CaffeNet) -> str:
+    """Return the prototxt with every layer that was cut, in whatever phase, replaced."""
+    source = net.document.text
+    newline = "\r\n" if "\r\n" in source else "\n"
+    splices = []
+    for layer in net.layers:
+        cut = net.cuts.get(layer.name)
+        if cut is None:
+            continue
+        start = layer.field.start
+        margin = source[source.rfind("\n", 0, start) + 1 : start]
+        indent = margin if not margin.strip() else ""
+        made = spelling.blocks(layer, cut.chain, spelling.links(layer, cut.names), newline, indent)
+        splices.append(TextSplice(start, layer.field.end, made))
+    return text.spliced(source, splices)
+
+
+def _replacements(net: CaffeNet) -> dict[int, list[binary.NewLayer]]:
+    """Return what stands in the weights in place of each entry that a cut or new numbers concern."""
+    assert net.weights is not None
+    result: dict[int, list[binary.NewLayer]] = {}
+    for name, cut in net.cuts.items():
+        *stale, last = net.entries(name)
+        result.update({index: [] for index in stale})
+        result[last] = list(_new_layers(net, name, cut, last))
+    for key, op in net.reweighed.items():
+        *stale, last = net.entries(key)
+        old = net.weights.arrays(last)
+        result[last] = [net.weights.reweighed(last, _as_stored(net, key, op, [blob.shape for blob in old]))]
+    return result
+
+
+def _new_layers(net: CaffeNet, name: str, cut: Cut, index: int) -> Sequence[binary.NewLayer]:
+    assert net.weights is not None
+    layer = next(layer for layer in net.active if layer.name == name)
+    generation, legacy = net.weights.generation(index), net.weights.is_legacy(index)
+    return [
+        binary.NewLayer(
+            link.name,
+            binary.head(link.name, layer.type, link.bottoms, link.tops, generation),
+            generation,
+            (op.weight,) if op.bias is None else (op.weight, op.bias),
+            legacy,
+        )
+        for op, link in zip(cut.chain.ops, spelling.links(layer, cut.names), strict=True)
+    ]
+
+
+def _as_stored(net: CaffeNet, key: str, op: Op, stored: Sequence[Shape]) -> list[FloatArray]:
+    """Return an operation's weight and bias laid out as the layer's own blobs are."""
+    layer = next(layer for layer in net.active if layer.name == key)
+    transposed = layer.type == "InnerProduct" and layer.message.message("inner_product_param").bool("transpose")
+    weight = op.weight.T if transposed else op.weight
+    blobs = [weight] if op.bias is None else [weight, op.bias]
+    return [blob.reshape(shape) for blob, shape in zip(blobs, stored, strict=True)]

@@ -1,0 +1,177 @@
+"""A network as a thin list of nodes; what a node looks like inside its file only its format knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:  # Values of these types pass through here; inspecting a network loads neither.
+    from surgery.ops import Chain, FloatArray, Op
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Node:
+    """One layer that runs; `inputs` and `outputs` name blobs (Caffe) or tensors, `native` is the format's own."""
+
+    key: str
+    type: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    native: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a node without running it; counts are for the batch size that the file states.
+
+    `shapes` are the outputs', None where unknown, and then `reason` says why. `macs` is None where a shape is missing.
+    `input_size` is (height, width) of the first input where it has four axes. `weight_bytes` are those in the file.
+    """
+
+    shapes: tuple[Shape | None, ...]
+    params: int
+    weight_bytes: int
+    macs: int | None
+    input_size: tuple[int, int] | None
+    batch: int
+    column_bytes: int
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes that a runtime allocates to run the network as it stands; `columns` are im2col buffers."""
+
+    weights: int
+    activations: int
+    columns: int
+    scratch: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.activations + self.columns + self.scratch
+
+
+@dataclass(frozen=True)
+class Runnable:
+    """What a runtime must be told besides the files: the inputs' shapes and which layers run.
+
+    `unready` says why the model cannot be run as it stands, None where it can.
+    """
+
+    inputs: Mapping[str, Shape]
+    phase: str
+    level: int
+    stages: tuple[str, ...]
+    unready: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A node that cannot be cut, and why."""
+
+    key: str
+    type: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Splice:
+    """The node `key` becomes the layers of `chain`, in running order."""
+
+    key: str
+    chain: Chain
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Reweigh:
+    """Only the weight, and where given the bias, of the node `key` change; shapes stay."""
+
+    key: str
+    op: Op
+
+
+Edit = Splice | Reweigh
+
+
+class Format(Protocol):
+    """A file format: the only thing that may open a node's `native`.
+
+    Laws: saving a model without edits gives the same bytes; `edit` leaves every node it does not name as it was;
+    `lift` of a node that a Splice made gives the operation back.
+    """
+
+    name: str
+
+    def lift(self, model: Model, node: Node) -> Op | Refusal:
+        """Return what the node computes, its weights as views of the file, or why that cannot be said."""
+        ...
+
+    def edit(self, model: Model, edits: Sequence[Edit]) -> Model:
+        """Return the model with the edits made."""
+        ...
+
+    def facts(self, model: Model) -> Mapping[str, Facts]:
+        """Return what is known of every node, by key."""
+        ...
+
+    def memory(self, model: Model) -> Memory | None:
+        """Return what running the model takes, or None where a shape is not known."""
+        ...
+
+    def runnable(self, model: Model) -> Runnable:
+        """Return what a runtime must be told to run the model."""
+        ...
+
+    def made(self, model: Model) -> Mapping[str, tuple[str, ...]]:
+        """Return, for each node that a Splice replaced, the keys of the nodes that stand in its place."""
+        ...
+
+    def notes(self, model: Model) -> Sequence[str]:
+        """Return what was done to the model on reading it, such as an upgrade."""
+        ...
+
+    def save(self, model: Model, folder: Path, stem: str) -> tuple[Path, ...]:
+        """Write the model's files into `folder` and return their paths."""
+        ...
+
+    def digest(self, model: Model) -> str:
+        """Return the SHA-256 of the model's files as they were read."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network: its running nodes in order, and the format's own record of the files they came from."""
+
+    format: Format
+    nodes: tuple[Node, ...]
+    native: Any
+
+    def node(self, key: str) -> Node:
+        """Return the node of that key; raises KeyError."""
+        for node in self.nodes:
+            if node.key == key:
+                return node
+        raise KeyError(key)
+
+    def edit(self, *edits: Edit) -> Model:
+        """Return the model with the edits made, all at once."""
+        return self.format.edit(self, edits) if edits else self
+
+    def replaced(self, nodes: Mapping[str, Sequence[Node]]) -> Model:
+        """Return the model with each node named in `nodes` replaced by those given."""
+        new = tuple(made for node in self.nodes for made in nodes.get(node.key, (node,)))
+        return replace(self, nodes=new)
+
+
+def placeholder(shape: Shape) -> FloatArray:
+    """Return zeros of `shape` that take no memory, for a layer whose weights no file holds."""
+    import numpy as np
+
+    return np.broadcast_to(np.zeros((), np.float32), shape)

@@ -1,0 +1,101 @@
+"""Write results whole or not at all: into a folder beside the destination, synced, then moved into place."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from surgery.errors import PlanError
+
+REPORT = "report.json"
+TOOL = "surgery"
+
+
+def check_destination(folder: Path, inputs: Iterable[Path]) -> None:
+    """Raise PlanError unless `folder` is absent, empty, or made by this tool and unchanged since, and no input's."""
+    resolved = folder.resolve()
+    for path in inputs:
+        if resolved in (path.resolve().parent, path.resolve()):
+            raise PlanError(f"-o {folder}: holds the input {path.name}; choose another folder")
+    if not folder.exists():
+        if not folder.absolute().parent.is_dir():
+            raise PlanError(f"-o {folder}: its parent folder does not exist; make it first")
+        return
+    if not folder.is_dir():
+        raise PlanError(f"-o {folder}: is a file; expected a folder")
+    foreign = {path.name for path in folder.iterdir()} - _made_here(folder)
+    if foreign:
+        raise PlanError(f"-o {folder}: holds '{min(foreign)}', which this tool did not write; choose another folder")
+
+
+def _made_here(folder: Path) -> set[str]:
+    """Return the names of the files that the folder's own report lists."""
+    try:
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        return set(report["files"]) if report["tool"] == TOOL else set()
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """Give an empty folder to write into; when the block ends well it takes the place of `folder`, else it vanishes.
+
+    Killed at any moment, `folder` is absent, or holds what it held, or the complete new files.
+    """
+    folder = folder.absolute()
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".new", dir=folder.parent))
+    try:
+        yield staging
+        for path in staging.iterdir():
+            _sync(path)
+        _sync(staging)
+        staging.chmod(0o777 & ~_umask())
+        _swap(staging, folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _swap(staging: Path, folder: Path) -> None:
+    old = staging.with_suffix(".old")
+    if folder.exists():
+        folder.rename(old)
+    staging.rename(folder)
+    _sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a text file whole or not at all; raises PlanError where its folder does not exist."""
+    if not path.absolute().parent.is_dir():
+        raise PlanError(f"-o {path}: its folder does not exist; make it first")
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o666 & ~_umask())
+        Path(name).rename(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
