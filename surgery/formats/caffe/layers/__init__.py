@@ -1,0 +1,113 @@
+"""How Caffe sets up every type of layer: BVLC's, and those of the common forks."""
+
+from __future__ import annotations
+
+from surgery.formats.caffe.layers import (
+    convolution,
+    data,
+    dense,
+    detection,
+    elementwise,
+    loss,
+    normalize,
+    pooling,
+    recurrent,
+    reduce,
+    resize,
+    scale,
+    shape,
+)
+from surgery.formats.caffe.layers.base import LayerType, Setup, ShapeError
+
+__all__ = ["LAYERS", "LayerType", "Setup", "ShapeError"]
+
+_SAME = LayerType(elementwise.same)
+_LOSS = LayerType(loss.loss, bottoms=(2, 2), tops=(0, 1))  # Caffe makes the top of a loss where none is named.
+
+LAYERS: dict[str, LayerType] = {
+    # BVLC Caffe 1.0
+    "AbsVal": LayerType(elementwise.absval),
+    "Accuracy": LayerType(loss.accuracy, bottoms=(2, 2), tops=(1, 2)),
+    "ArgMax": LayerType(reduce.argmax),
+    "BNLL": _SAME,
+    "BatchNorm": LayerType(normalize.batch_norm),
+    "BatchReindex": LayerType(shape.batch_reindex, bottoms=(2, 2)),
+    "Bias": LayerType(scale.bias, bottoms=(1, 2)),
+    "Concat": LayerType(shape.concat, bottoms=(1, None)),
+    "ContrastiveLoss": LayerType(loss.contrastive_loss, bottoms=(3, 3), tops=(0, 1)),
+    "Convolution": LayerType(convolution.convolution, bottoms=(1, None), tops=(1, None)),
+    "Crop": LayerType(shape.crop, bottoms=(2, 2)),
+    "Data": LayerType(data.data, bottoms=(0, 0), tops=(1, 2)),
+    "Deconvolution": LayerType(convolution.deconvolution, bottoms=(1, None), tops=(1, None)),
+    "Dropout": _SAME,
+    "DummyData": LayerType(data.dummy_data, bottoms=(0, 0), tops=(1, None)),
+    "ELU": _SAME,
+    "Eltwise": LayerType(elementwise.eltwise, bottoms=(2, None)),
+    "Embed": LayerType(dense.embed),
+    "EuclideanLoss": LayerType(loss.elementwise_loss, bottoms=(2, 2), tops=(0, 1)),
+    "Exp": _SAME,
+    "Filter": LayerType(shape.filter_, bottoms=(2, None), tops=(1, None)),
+    "Flatten": LayerType(shape.flatten),
+    "HDF5Data": LayerType(data.hdf5_data, bottoms=(0, 0), tops=(1, None)),
+    "HDF5Output": LayerType(shape.silence, bottoms=(2, 2), tops=(0, 0)),
+    "HingeLoss": _LOSS,
+    "Im2col": LayerType(convolution.im2col),
+    "ImageData": LayerType(data.image_data, bottoms=(0, 0), tops=(2, 2)),
+    "InfogainLoss": LayerType(loss.softmax_loss, bottoms=(2, 3), tops=(0, 2)),
+    "InnerProduct": LayerType(dense.inner_product),
+    "Input": LayerType(data.input_, bottoms=(0, 0), tops=(1, None)),
+    "LRN": LayerType(normalize.lrn),
+    "LSTM": LayerType(recurrent.lstm, bottoms=(2, 5), tops=(1, 3)),
+    "LSTMUnit": LayerType(recurrent.lstm_unit, bottoms=(3, 3), tops=(2, 2)),
+    "Log": _SAME,
+    "MVN": LayerType(normalize.mvn),
+    "MemoryData": LayerType(data.memory_data, bottoms=(0, 0), tops=(2, 2)),
+    "MultinomialLogisticLoss": _LOSS,
+    "PReLU": LayerType(scale.prelu),
+    "Parameter": LayerType(data.parameter, bottoms=(0, 0)),
+    "Pooling": LayerType(pooling.pooling, tops=(1, 2)),
+    "Power": _SAME,
+    "RNN": LayerType(recurrent.rnn, bottoms=(2, 4), tops=(1, 2)),
+    "ReLU": _SAME,
+    "Reduction": LayerType(reduce.reduction),
+    "Reshape": LayerType(shape.reshape),
+    "SPP": LayerType(pooling.spp),
+    "Scale": LayerType(scale.scale, bottoms=(1, 2)),
+    "Sigmoid": _SAME,
+    "SigmoidCrossEntropyLoss": LayerType(loss.elementwise_loss, bottoms=(2, 2), tops=(0, 1)),
+    "Silence": LayerType(shape.silence, bottoms=(1, None), tops=(0, 0)),
+    "Slice": LayerType(shape.slice_, tops=(1, None)),
+    "Softmax": LayerType(elementwise.softmax),
+    "SoftmaxWithLoss": LayerType(loss.softmax_loss, bottoms=(2, 2), tops=(0, 2)),
+    "Split": LayerType(shape.split, tops=(1, None)),
+    "TanH": _SAME,
+    "Threshold": _SAME,
+    "Tile": LayerType(shape.tile),
+    "WindowData": LayerType(data.window_data, bottoms=(0, 0), tops=(2, 2)),
+    # BVLC master
+    "Clip": _SAME,
+    "Swish": _SAME,
+    # SSD
+    "DetectionOutput": LayerType(detection.detection_output, bottoms=(3, 4)),
+    "Normalize": LayerType(normalize.normalize),
+    "Permute": LayerType(shape.permute),
+    "PriorBox": LayerType(detection.prior_box, bottoms=(1, 2)),
+    # Fast R-CNN, R-FCN and their descendants
+    "PSROIPooling": LayerType(detection.psroi_pooling, bottoms=(2, 2)),
+    "ROIAlign": LayerType(detection.roi_align, bottoms=(2, 2)),
+    "ROIPooling": LayerType(detection.roi_pooling, bottoms=(2, 2)),
+    # SegNet, DeepLab, PSPNet, SENet
+    "Axpy": LayerType(elementwise.axpy, bottoms=(3, 3)),
+    "BN": LayerType(normalize.bn, blobs_vary=True),
+    "Interp": LayerType(resize.interp, bottoms=(1, 2)),
+    "Upsample": LayerType(resize.upsample, bottoms=(1, 2)),
+    # MobileNet, ShuffleNet and YOLO
+    "ConvolutionDepthwise": LayerType(convolution.depthwise_own),
+    "DepthwiseConvolution": LayerType(convolution.depthwise_base, bottoms=(1, None), tops=(1, None)),
+    "HardSigmoid": _SAME,
+    "HardSwish": _SAME,
+    "Mish": _SAME,
+    "ReLU6": _SAME,
+    "SeLu": _SAME,
+    "ShuffleChannel": LayerType(elementwise.shuffle_channel),
+}
