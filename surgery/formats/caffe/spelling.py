@@ -116,21 +116,21 @@ def _multipliers(layer: Layer, *, with_bias: bool, stage: str) -> list[str]:
 
 
 def _inner_product(param: Message, op: Op, *, first: bool) -> list[str]:
-    lines = [f"num_output: {op.out_channels}", *_bias(param, op)]
+    lines = [f"num_output: {op.out_channels}"]
     if param.has("axis"):
         # Counted from the end, the first factor's output has one axis left to multiply.
         axis = param.int("axis")
         lines.append(f"axis: {axis if first or axis >= 0 else -1}")
-    return _block("inner_product_param", lines)
+    return _block("inner_product_param", lines + _bias(param, op))
 
 
 def _convolution(param: Message, op: Op) -> list[str]:
     from surgery.ops import Conv2d
 
     assert isinstance(op, Conv2d)
-    lines = [f"num_output: {op.out_channels}", *_bias(param, op)]
+    lines = [f"num_output: {op.out_channels}", *geometry(op)]
     lines += [f"group: {op.groups}"] if op.groups > 1 else []
-    return _block("convolution_param", lines + geometry(op))
+    return _block("convolution_param", lines + _bias(param, op))
 
 
 def geometry(op: Conv2d) -> list[str]:
