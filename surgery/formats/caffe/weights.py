@@ -225,5 +225,6 @@ def file_digest(*paths: Path) -> str:
     """Return the SHA-256 of the files' contents, one after the other."""
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(hashlib.file_digest(path.open("rb"), "sha256").digest())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
