@@ -12,12 +12,28 @@ from surgery.model import Model, Shape
 
 WEIGHT_SUFFIXES = (".caffemodel", ".h5", ".hdf5")
 
-__all__ = ["WEIGHT_SUFFIXES", "Source", "is_weights", "load", "weights_of"]
+__all__ = ["WEIGHT_SUFFIXES", "Source", "is_weights", "load", "split", "weights_of"]
 
 
 def is_weights(path: Path) -> bool:
     """Return whether a path names weights rather than a definition, by its ending."""
     return path.suffix.lower() in WEIGHT_SUFFIXES
+
+
+def split(files: Sequence[Path], *, needs_definition: bool = True) -> tuple[Path | None, Path | None]:
+    """Return a model's definition and its weights, told apart by their endings; either may be missing.
+
+    Raises ModelError for other numbers of files and for files that are not there.
+    """
+    definitions = [path for path in files if not is_weights(path)]
+    stored = [path for path in files if is_weights(path)]
+    if len(definitions) > 1 or len(stored) > 1 or (needs_definition and not definitions):
+        names = " ".join(str(path) for path in files)
+        raise ModelError(f"{names}: expected one prototxt and at most one file of weights (.caffemodel, .h5)")
+    for path in files:
+        if not path.is_file():
+            raise ModelError(f"{path}: no such file" if not path.exists() else f"{path}: is a folder, expected a file")
+    return next(iter(definitions), None), next(iter(stored), None)
 
 
 def load(
@@ -33,17 +49,11 @@ def load(
 
     Raises ParseError for a damaged file, ModelError for files that do not make a model.
     """
-    definitions = [path for path in files if not is_weights(path)]
-    stored = [path for path in files if is_weights(path)]
-    if len(definitions) != 1 or len(stored) > 1:
-        names = " ".join(str(path) for path in files)
-        raise ModelError(f"{names}: expected one prototxt and at most one file of weights (.caffemodel, .h5)")
-    for path in files:
-        if not path.is_file():
-            raise ModelError(f"{path}: no such file" if not path.exists() else f"{path}: is a folder, expected a file")
+    definition, stored = split(files)
+    assert definition is not None
     return caffe.load(
-        definitions[0],
-        stored[0] if stored else None,
+        definition,
+        stored,
         phase=phase,
         level=level,
         stages=stages,

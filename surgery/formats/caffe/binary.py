@@ -144,10 +144,14 @@ class Caffemodel:
 def read(path: Path) -> Caffemodel:
     """Map and index a caffemodel; raises ParseError with the offset where the file is damaged."""
     with path.open("rb") as file:
-        file.seek(0, 2)
-        size = file.tell()
-        # An empty file cannot be mapped; to Caffe it is a model without layers.
-        buffer: mmap.mmap | bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+        return mapped(file, path)
+
+
+def mapped(file: IO[bytes], path: Path) -> Caffemodel:
+    """Map and index an open file; `path` is what messages call it."""
+    file.seek(0, 2)
+    # An empty file cannot be mapped; to Caffe it is a model without layers.
+    buffer: mmap.mmap | bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.tell() else b""
     return Caffemodel(path, buffer, tuple(_layers(buffer, path)))
 
 

@@ -48,6 +48,7 @@ class Cut:
 class CaffeNet:
     """The files behind a model and what was changed in it, by layer name. `shapes` are the user's, by input."""
 
+    files: tuple[Path, ...]
     document: Document
     layers: tuple[Layer, ...]
     weights: weights.Weights | None
@@ -165,9 +166,7 @@ class CaffeFormat:
 
     def digest(self, model: Model) -> str:
         """Return the SHA-256 over the digests of prototxt and weights."""
-        net: CaffeNet = model.native
-        paths = [net.document.path] + ([net.weights.path] if net.weights else [])
-        return weights.file_digest(*(Path(path) for path in paths))
+        return weights.file_digest(*model.native.files)
 
 
 FORMAT = CaffeFormat()
@@ -202,8 +201,12 @@ def load(
         document = upgrade_v0(document)
         layers = network.layers(document)
         notes.append(f"{prototxt.name}: V0 layers were upgraded to V2")
+    if not as_is and isinstance(opened, weights.BinaryWeights) and opened.has_v0:
+        opened = opened.upgraded()
+        notes.append(f"{opened.path.name}: V0 layers were upgraded to V2")
     state = state_of(document, phase=phase, level=level, stages=stages)
-    net = CaffeNet(document, layers, opened, state, dict(input_shapes or {}), tuple(notes))
+    files = (prototxt, weight_file) if weight_file else (prototxt,)
+    net = CaffeNet(files, document, layers, opened, state, dict(input_shapes or {}), tuple(notes))
     if as_is:
         return Model(FORMAT, (), net)
     join.check(net.active, opened, {id(x): net.inferred[id(x)].blobs for x in net.active}, document.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,25 @@ class BinaryWeights:
     def layers(self) -> tuple[binary.LayerRecord, ...]:
         """The file's layers in order."""
         return self.model.layers
+
+    @property
+    def is_old(self) -> bool:
+        """Return whether any layer is in V0's or V1's spelling."""
+        return any(layer.generation < 2 for layer in self.layers)
+
+    @property
+    def has_v0(self) -> bool:
+        """Return whether any layer is in V0's spelling, beside which no other can stand."""
+        return any(layer.generation == 0 for layer in self.layers)
+
+    def upgraded(self) -> BinaryWeights:
+        """Return the weights in V2's spelling, held in a file without a name."""
+        from surgery.formats.caffe.upgrade_binary import write_upgraded
+
+        with tempfile.TemporaryFile() as file:
+            write_upgraded(self.model, file)
+            file.flush()
+            return BinaryWeights(binary.mapped(file, self.path))
 
     def arrays(self, index: int) -> tuple[NDArray[np.floating], ...]:
         """See Weights."""
