@@ -30,6 +30,8 @@ def active(layers: Sequence[Layer], state: NetState) -> tuple[Layer, ...]:
 
 def is_active(layer: Layer, state: NetState) -> bool:
     """Return whether the layer runs in `state`; raises ModelError where it has both `include` and `exclude`."""
+    if layer.generation == 0:
+        return True
     includes, excludes = layer.message.messages("include"), layer.message.messages("exclude")
     if includes and excludes:
         raise ModelError(

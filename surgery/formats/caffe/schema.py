@@ -15,11 +15,17 @@ _INTEGERS = {
     "uint32": (0, 2**32 - 1),
     "uint64": (0, 2**64 - 1),
 }
-_TRUE, _FALSE = {"true", "True", "t", "1"}, {"false", "False", "f", "0"}
+_BOOLS = {"true": True, "True": True, "t": True, "false": False, "False": False, "f": False}
 _PIECE = re.compile(r'"((?:[^"\\]|\\.)*)"|\'((?:[^\'\\]|\\.)*)\'|#[^\n]*', re.S)
-_ESCAPE = re.compile(r"\\(?:([0-7]{1,3})|[xX]([0-9a-fA-F]{1,2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.S)
-_SIMPLE = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
-_SIGN = re.compile(r"-\s*")
+_ESCAPE = re.compile(
+    r"\\(?:([0-7]{1,3})|[xX]([0-9a-fA-F]{1,2})|u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})"
+    r"|u([0-9a-fA-F]{4})|U(00(?:0[0-9a-fA-F]|10)[0-9a-fA-F]{4})|(.?))",
+    re.S,
+)
+_SIMPLE = {"a": 7, "b": 8, "f": 12, "n": 10, "r": 13, "t": 9, "v": 11, "\\": 92, "'": 39, '"': 34, "?": 63}
+_SIGN = re.compile(r"-(?:\s|#[^\n]*)+")
+_REAL = re.compile(r"-?(?!0[0-9xX])[0-9.]+(?:[eE][+-]?[0-9]+)?[fF]?")
+_INFINITE = {"inf", "infinity", "-inf", "-infinity", "nan", "-nan"}
 
 
 class Kind(NamedTuple):
@@ -60,14 +66,24 @@ def parse_scalar(raw: str, kind: Kind) -> Value:
         raise ValueError(_expected(kind))
     raw = _SIGN.sub("-", raw)
     if kind.type == "bool":
-        if raw in _TRUE or raw in _FALSE:
-            return raw in _TRUE
-        raise ValueError(_expected(kind))
+        return _bool(raw, kind)
     if kind.type in _INTEGERS:
         return _integer(raw, kind)
     if kind.type in ("float", "double"):
         return _real(raw, kind)
     return _enum(raw, kind)
+
+
+def _bool(raw: str, kind: Kind) -> bool:
+    if raw in _BOOLS:
+        return _BOOLS[raw]
+    try:
+        number = _int_literal(raw)
+    except ValueError:
+        raise ValueError(_expected(kind)) from None
+    if raw.startswith("-") or number not in (0, 1):
+        raise ValueError(_expected(kind))
+    return number == 1
 
 
 def _integer(raw: str, kind: Kind) -> int:
@@ -94,25 +110,22 @@ def _int_literal(raw: str) -> int:
 
 def _real(raw: str, kind: Kind) -> float:
     lowered = raw.lower()
-    if lowered in ("inf", "infinity", "-inf", "-infinity", "nan", "-nan"):
+    if lowered in _INFINITE:
         return float(lowered.replace("-nan", "nan"))
-    try:
-        return float(lowered[:-1] if lowered.endswith("f") and "x" not in lowered else lowered)
-    except ValueError:
-        pass
-    try:
-        return float(_int_literal(raw))
-    except (ValueError, OverflowError):
-        raise ValueError(_expected(kind)) from None
+    if _REAL.fullmatch(raw) is None:  # Integers for reals are decimal: C++ refuses 0x10 and 010 here.
+        raise ValueError(_expected(kind))
+    return float(lowered.removesuffix("f"))
 
 
 def _enum(raw: str, kind: Kind) -> str:
     values = ENUMS[kind.type]
-    if raw.lstrip("-").isdigit():
-        return next((name for name, number in values.items() if number == int(raw)), raw)
-    if not raw.isidentifier():
-        raise ValueError(_expected(kind))
-    return raw
+    if raw.isidentifier():
+        return raw
+    try:
+        given = _int_literal(raw)
+    except ValueError:
+        raise ValueError(_expected(kind)) from None
+    return next((name for name, number in values.items() if number == given), str(given))
 
 
 def _expected(kind: Kind) -> str:
@@ -122,7 +135,10 @@ def _expected(kind: Kind) -> str:
 
 
 def unquote(raw: str) -> str:
-    """Return the text of adjacent string literals; bytes that are not UTF-8 come back as surrogate escapes."""
+    """Return the text of adjacent string literals; bytes that are not UTF-8 come back as surrogate escapes.
+
+    Raises ValueError for an escape that the text format does not have.
+    """
     pieces = [
         m.group(1) if m.group(1) is not None else m.group(2) for m in _PIECE.finditer(raw) if raw[m.start()] != "#"
     ]
@@ -136,15 +152,20 @@ def _unescape(piece: str) -> bytes:
     out, last = [], 0
     for match in _ESCAPE.finditer(piece):
         out.append(piece[last : match.start()].encode("utf-8", "surrogateescape"))
-        octal, hexa, short, long, char = match.groups()
+        octal, hexa, high, low, short, long, char = match.groups()
         if octal:
             out.append(bytes([int(octal, 8) & 255]))
         elif hexa:
             out.append(bytes([int(hexa, 16)]))
+        elif high:
+            point = 0x10000 + (int(high, 16) - 0xD800 << 10) + int(low, 16) - 0xDC00
+            out.append(chr(point).encode())
         elif short or long:
             out.append(chr(int(short or long, 16)).encode("utf-8", "surrogatepass"))
+        elif char in _SIMPLE:
+            out.append(bytes([_SIMPLE[char]]))
         else:
-            out.append(_SIMPLE.get(char, char).encode("utf-8", "surrogateescape"))
+            raise ValueError(f"another escape than '\\{char}' (write a backslash as '\\\\')")
         last = match.end()
     out.append(piece[last:].encode("utf-8", "surrogateescape"))
     return b"".join(out)
