@@ -104,4 +104,4 @@ class NothingToCutError(SurgeryError):
     exit_code = 1
 
     def __str__(self) -> str:
-        return "nothing to cut: " + ("; ".join(self.reasons) or "the network has no layer that can be cut")
+        return "nothing to cut: " + ("; ".join(self.reasons) or "no layer can be cut; surgery inspect says why")

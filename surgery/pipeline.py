@@ -12,11 +12,11 @@ from pathlib import Path
 
 from surgery.choose import Request, choose
 from surgery.errors import NothingToCutError, PlanError
-from surgery.formats import Source
+from surgery.formats import Source, copy, digest, stem_of
 from surgery.model import Model
 from surgery.output import REPORT, check_destination, staged
 from surgery.plan import Plan, to_json
-from surgery.report import facts
+from surgery.report import empty, facts
 from surgery.rewrite import Rewritten, rewrite
 from surgery.survey import Survey, survey
 from surgery.verify import Verdict, verify_cut
@@ -42,11 +42,11 @@ def make_plan(model: Model, request: Request) -> tuple[Survey, Plan]:
     return surveyed, choose(surveyed, request, model.format.digest(model))
 
 
-def check_source(model: Model, plan: Plan) -> None:
+def check_source(files: Sequence[Path], plan: Plan) -> None:
     """Raise PlanError unless the plan was made for these files."""
-    digest = model.format.digest(model)
-    if digest != plan.digest:
-        raise PlanError(f"the plan is for other files (digest {plan.digest[:12]}, these have {digest[:12]}); plan anew")
+    found = digest(files)
+    if found != plan.digest:
+        raise PlanError(f"the plan is for other files (digest {plan.digest[:12]}, these have {found[:12]}); plan anew")
 
 
 def carry_out(
@@ -59,11 +59,11 @@ def carry_out(
 ) -> Outcome:
     """Cut `model` by `plan` and put the files, the plan and the report into `folder`.
 
-    `engines` are tried in order to verify the written files; None verifies nothing. Raises NothingToCutError when the
-    plan cuts nothing though it was asked to, VerificationError when the written files are wrong; then nothing is left.
+    `engines` are tried in order to verify the written files; None verifies nothing. Raises NothingToCutError for a plan
+    without cuts (see `copy_through`), VerificationError when the written files are wrong; then nothing is left behind.
     """
     check_destination(folder, source.files)
-    if plan.left and not plan.cuts:
+    if not plan.cuts:
         raise NothingToCutError(tuple(f"{left.key}: {left.reason}" for left in plan.left))
     timings: dict[str, float] = {}
     with _timed(timings, "rewrite"):
@@ -73,18 +73,36 @@ def carry_out(
     with staged(folder) as staging:
         progress("writing", (steps - 2) / steps)
         with _timed(timings, "write"):
-            paths = model.format.save(result.model, staging, source.files[0].stem)
+            paths = model.format.save(result.model, staging, stem_of(source.files))
         progress("verifying", (steps - 1) / steps)
         with _timed(timings, "verify"):
-            cut = replace(source, files=paths).load(as_is=not plan.cuts)
-            verdict = _verify(cut, result, paths, engines, plan.seed) if plan.cuts and engines is not None else None
-        names = [path.name for path in paths] + ["plan.json", REPORT, "timings.json"]
-        report = facts(survey(model), cut, result, plan, verdict, names, [f.name for f in source.files])
-        (staging / "plan.json").write_text(to_json(plan), encoding="utf-8")
-        (staging / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        (staging / "timings.json").write_text(json.dumps(timings, indent=2) + "\n", encoding="utf-8")
+            cut = replace(source, files=paths).load()
+            verdict = _verify(cut, result, paths, engines, plan.seed) if engines is not None else None
+        report = facts(survey(model), cut, result, plan, verdict, _names(paths), [f.name for f in source.files])
+        _write_records(staging, plan, report, timings)
     progress("done", 1.0)
     return Outcome(folder, tuple(folder / path.name for path in paths), report, verdict)
+
+
+def copy_through(source: Source, folder: Path) -> Outcome:
+    """Read the files and write them again byte for byte, with an empty plan: the first test of every file."""
+    check_destination(folder, source.files)
+    plan = Plan(digest(source.files), ())
+    with staged(folder) as staging:
+        paths = copy(source.files, staging)
+        report = empty(plan, _names(paths), [file.name for file in source.files])
+        _write_records(staging, plan, report, {})
+    return Outcome(folder, tuple(folder / path.name for path in paths), report, None)
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    return [*(path.name for path in paths), "plan.json", REPORT, "timings.json"]
+
+
+def _write_records(folder: Path, plan: Plan, report: Mapping[str, object], timings: Mapping[str, float]) -> None:
+    (folder / "plan.json").write_text(to_json(plan), encoding="utf-8")
+    (folder / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "timings.json").write_text(json.dumps(timings, indent=2) + "\n", encoding="utf-8")
 
 
 def _verify(cut: Model, result: Rewritten, paths: Sequence[Path], engines: Sequence[str], seed: int) -> Verdict:

@@ -42,6 +42,21 @@ def facts(
     }
 
 
+def empty(plan: Plan, files: Sequence[str], sources: Sequence[str]) -> Mapping[str, Any]:
+    """Return the report of files that were copied as they are."""
+    return {
+        "tool": TOOL,
+        "format": FORMAT,
+        "source": {"files": list(sources), "digest": plan.digest},
+        "files": list(files),
+        "totals": None,
+        "layers": [],
+        "left": [],
+        "notes": [],
+        "verified": None,
+    }
+
+
 def _totals(surveyed: Survey) -> dict[str, int | None]:
     weights = sum(facts.weight_bytes for facts in surveyed.facts.values())
     return {"params": surveyed.params, "macs": surveyed.macs, "weight_bytes": weights}

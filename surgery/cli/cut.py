@@ -50,20 +50,16 @@ def compress(files: tuple[Path, ...], output: Path, runtime: str, *, as_json: bo
       surgery compress net.prototxt net.caffemodel -o copy --method none
     """
     from surgery.output import check_destination
-    from surgery.pipeline import carry_out
+    from surgery.pipeline import carry_out, copy_through
 
     source = _source(files, asked)
     check_destination(output, files)
     if asked["method"] == "none":
-        model, plan = source.load(as_is=True), None
-        from surgery.plan import Plan
-
-        plan = Plan(model.format.digest(model), ())
+        outcome = copy_through(source, output)
     else:
         model = source.load()
-        plan = _plan(model, asked)
-    with bar() as progress:
-        outcome = carry_out(source, model, plan, output, _engines(runtime), progress)
+        with bar() as progress:
+            outcome = carry_out(source, model, _plan(model, asked), output, _engines(runtime), progress)
     _show(outcome, as_json=as_json)
 
 
@@ -79,17 +75,16 @@ def plan(files: tuple[Path, ...], output: Path | None, **asked: Any) -> None:
     Example:
       surgery plan net.prototxt net.caffemodel -o plan.json --layer 'fc*' --energy 0.95
     """
+    from surgery.formats import digest
     from surgery.output import write_file
     from surgery.plan import Plan, to_json
 
-    source = _source(files, asked)
     if asked["method"] == "none":
-        model = source.load(as_is=True)
-        made = Plan(model.format.digest(model), ())
+        made = Plan(digest(files), ())
     else:
-        made = _plan(source.load(), asked)
-    if made.left and not made.cuts:
-        raise NothingToCutError(tuple(f"{left.key}: {left.reason}" for left in made.left))
+        made = _plan(_source(files, asked).load(), asked)
+        if not made.cuts:
+            raise NothingToCutError(tuple(f"{left.key}: {left.reason}" for left in made.left))
     if output is None:
         click.echo(to_json(made), nl=False)
         return
@@ -111,7 +106,7 @@ def apply(files: tuple[Path, ...], output: Path, runtime: str, *, as_json: bool,
     Example:
       surgery apply net.prototxt net.caffemodel plan.json -o small
     """
-    from surgery.pipeline import carry_out, check_source
+    from surgery.pipeline import carry_out, check_source, copy_through
     from surgery.plan import from_json
 
     plans = [file for file in files if file.suffix == ".json"]
@@ -119,10 +114,12 @@ def apply(files: tuple[Path, ...], output: Path, runtime: str, *, as_json: bool,
         raise PlanError(f"expected one plan (.json) behind the model's files, found {len(plans)}")
     chosen = from_json(plans[0].read_text(encoding="utf-8", errors="replace"), plans[0])
     source = _source(tuple(file for file in files if file != plans[0]), asked)
-    model = source.load(as_is=not chosen.cuts)
-    check_source(model, chosen)
-    with bar() as progress:
-        outcome = carry_out(source, model, chosen, output, _engines(runtime), progress)
+    check_source(source.files, chosen)
+    if not chosen.cuts:
+        outcome = copy_through(source, output)
+    else:
+        with bar() as progress:
+            outcome = carry_out(source, source.load(), chosen, output, _engines(runtime), progress)
     _show(outcome, as_json=as_json)
 
 
@@ -156,10 +153,9 @@ def _show(outcome: Outcome, *, as_json: bool) -> None:
         rows.append((row["layer"], row["method"], rank, *share, tables.change(m0, m1), f"{row['weight_error']:.4f}"))
     if len(rows) > 1:
         click.echo(tables.table(rows, frozenset({2, 4, 6, 7})) + "\n")
-    before, after = report["totals"]["before"], report["totals"]["after"]
     for name, shown in (("params", tables.count), ("macs", tables.count), ("weight_bytes", tables.size)):
-        a, b = before[name], after[name]
-        if report["layers"]:
+        if report["totals"]:
+            a, b = report["totals"]["before"][name], report["totals"]["after"][name]
             click.echo(f"{name.replace('_', ' '):13} {shown(a)} -> {shown(b)}  {tables.change(a, b)}")
     for left in report["left"]:
         click.echo(f"left alone: {left['layer']}: {left['reason']}")

@@ -95,13 +95,13 @@ def _text(surveyed: Survey, memory: Memory | None) -> str:
         facts = surveyed.facts[node.key]
         rows.append(
             (
-                _printable(node.key),
-                _printable(node.type),
+                tables.printable(node.key),
+                tables.printable(node.type),
                 tables.shape(facts.shapes[0]) if facts.shapes else "-",
                 tables.count(facts.params) if facts.params else "",
                 tables.count(facts.macs) if facts.macs else "" if facts.macs == 0 else "?",
                 tables.size(facts.weight_bytes) if facts.weight_bytes else "",
-                _printable(_verdict(entry)) if facts.params else "",
+                tables.printable(_verdict(entry)) if facts.params else "",
             )
         )
     lines = [tables.table(rows, frozenset({3, 4, 5})), ""]
@@ -134,9 +134,7 @@ def _inspect_weights(path: Path, *, as_json: bool) -> None:
         click.echo(json.dumps({"format": 1, "layers": rows}, indent=1, ensure_ascii=False))
         return
     heading = ("layer", "type", "blobs")
-    lines = [(_printable(n), _printable(t), " ".join(tables.shape(s) for s in blobs)) for n, t, blobs in layers]
+    lines = [
+        (tables.printable(n), tables.printable(t), " ".join(tables.shape(s) for s in blobs)) for n, t, blobs in layers
+    ]
     click.echo(tables.table([heading, *lines]))
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)

@@ -54,3 +54,8 @@ def shape(dims: Sequence[int] | None) -> str:
 def change(before: int | None, after: int | None) -> str:
     """Return what share of `before` remains."""
     return f"{after / before:.1%}" if before and after is not None else ""
+
+
+def printable(text: str) -> str:
+    """Return a name from a file without what could move a terminal's cursor."""
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -12,7 +12,7 @@ from surgery.model import Model, Shape
 
 WEIGHT_SUFFIXES = (".caffemodel", ".h5", ".hdf5")
 
-__all__ = ["WEIGHT_SUFFIXES", "Source", "is_weights", "load", "split", "weights_of"]
+__all__ = ["WEIGHT_SUFFIXES", "Source", "copy", "digest", "is_weights", "load", "split", "stem_of", "weights_of"]
 
 
 def is_weights(path: Path) -> bool:
@@ -43,7 +43,6 @@ def load(
     level: int | None = None,
     stages: Sequence[str] = (),
     input_shapes: Mapping[str, Shape] | None = None,
-    as_is: bool = False,
 ) -> Model:
     """Read a model from its files: a prototxt, with or without weights.
 
@@ -58,7 +57,6 @@ def load(
         level=level,
         stages=stages,
         input_shapes=input_shapes,
-        as_is=as_is,
     )
 
 
@@ -72,16 +70,36 @@ class Source:
     stages: tuple[str, ...] = ()
     shapes: tuple[tuple[str, Shape], ...] = ()
 
-    def load(self, *, as_is: bool = False) -> Model:
-        """Read the model; `as_is` reads what is to be copied only, without upgrading V0 layers."""
+    def load(self) -> Model:
+        """Read the model."""
         return load(
             self.files,
             phase=self.phase,
             level=self.level,
             stages=self.stages,
             input_shapes=dict(self.shapes),
-            as_is=as_is,
         )
+
+
+def copy(files: Sequence[Path], folder: Path) -> tuple[Path, ...]:
+    """Read a model's files and write them again, byte for byte, into `folder`; a file of weights alone will do.
+
+    Raises ParseError for a damaged file, ModelError for a text that is no network.
+    """
+    definition, stored = split(files, needs_definition=False)
+    return caffe.copy(definition, stored, folder, stem_of(files))
+
+
+def stem_of(files: Sequence[Path]) -> str:
+    """Return the name, without ending, that results made from these files get: the definition's."""
+    definition, stored = split(files, needs_definition=False)
+    return (definition or stored or Path("model")).stem
+
+
+def digest(files: Sequence[Path]) -> str:
+    """Return the SHA-256 over a model's files that plans are bound to."""
+    split(files, needs_definition=False)
+    return weights.file_digest(*files)
 
 
 def weights_of(path: Path) -> list[tuple[str, str, tuple[Shape, ...]]]:

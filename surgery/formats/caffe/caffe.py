@@ -184,33 +184,44 @@ def load(
     level: int | None = None,
     stages: Sequence[str] = (),
     input_shapes: Mapping[str, Shape] | None = None,
-    as_is: bool = False,
 ) -> Model:
     """Read a Caffe model; weights are mapped, not read.
 
-    V0 layers are upgraded in memory, and a note says so, unless the model is to be copied `as_is`. Raises ParseError
-    for damaged files, ModelError for a pair that does not belong together.
+    V0 layers are upgraded in memory, and a note says so. Raises ParseError for damaged files, ModelError for a pair
+    that does not belong together.
     """
     document = text.read(prototxt)
     layers = network.layers(document)
     opened = weights.read(weight_file) if weight_file else None
     notes = []
-    if not as_is and any(layer.generation == 0 for layer in layers):
+    if any(layer.generation == 0 for layer in layers):
         from surgery.formats.caffe.upgrade import upgrade_v0
 
         document = upgrade_v0(document)
         layers = network.layers(document)
         notes.append(f"{prototxt.name}: V0 layers were upgraded to V2")
-    if not as_is and isinstance(opened, weights.BinaryWeights) and opened.has_v0:
+    if isinstance(opened, weights.BinaryWeights) and opened.has_v0:
         opened = opened.upgraded()
         notes.append(f"{opened.path.name}: V0 layers were upgraded to V2")
     state = state_of(document, phase=phase, level=level, stages=stages)
     files = (prototxt, weight_file) if weight_file else (prototxt,)
     net = CaffeNet(files, document, layers, opened, state, dict(input_shapes or {}), tuple(notes))
-    if as_is:
-        return Model(FORMAT, (), net)
     join.check(net.active, opened, {id(x): net.inferred[id(x)].blobs for x in net.active}, document.path)
     return Model(FORMAT, _nodes(net), net)
+
+
+def copy(definition: Path | None, stored: Path | None, folder: Path, stem: str) -> tuple[Path, ...]:
+    """Read the files, whatever their generation, and write them again as they are; return the new paths."""
+    paths = []
+    if definition is not None:
+        document = text.read(definition)
+        network.layers(document)  # Refuses what is not a network.
+        paths.append(folder / f"{stem}.prototxt")
+        paths[-1].write_bytes(document.encode())
+    if stored is not None:
+        paths.append(folder / f"{stem}{stored.suffix}")
+        weights.read(stored).write({}, paths[-1])
+    return tuple(paths)
 
 
 def _nodes(net: CaffeNet) -> tuple[Node, ...]:

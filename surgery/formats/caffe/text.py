@@ -14,7 +14,8 @@ from surgery.errors import ParseError
 from surgery.formats.caffe.schema import Kind, Value, kind_of, parse_scalar
 
 MAX_DEPTH = 100  # protobuf's own limit for messages inside messages
-MAX_FIELDS = 500_000  # ten times the largest known network; keeps the tree's memory bounded
+MAX_FIELDS = 250_000  # seven times the largest known network; keeps the tree's memory bounded
+MAX_BYTES = 32_000_000  # thirty times the largest known network; one wide character makes the text four times that
 
 _GAP = r"(?:[ \t\r\n\f\v]++|\#[^\n]*+)*+"
 _STRING = r'(?:"(?:[^"\\\n]|\\[^\n])*+"|\'(?:[^\'\\\n]|\\[^\n])*+\')'
@@ -22,13 +23,15 @@ _NUMBER = r"(?:0[xX][0-9a-fA-F]+|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)
 _SCALAR = rf"{_STRING}(?:{_GAP}{_STRING})*+|(?:-{_GAP})?(?:{_NUMBER}|[A-Za-z_]\w*+)"
 _FIELD = re.compile(
     rf"{_GAP}(?P<name>[A-Za-z_][A-Za-z0-9_]*+){_GAP}"
-    rf"(?::{_GAP}(?P<scalar>{_SCALAR})(?P<separator>{_GAP}[;,])?+|(?::{_GAP})?(?P<open>[{{<\[]))"
+    rf"(?::{_GAP}(?P<scalar>{_SCALAR})(?P<separator>{_GAP}[;,])?+|(?P<colon>:{_GAP})?(?P<open>[{{<\[]))"
 )
 _CLOSE = re.compile(rf"{_GAP}(?P<close>[}}>])(?P<separator>{_GAP}[;,])?+")
 _ELEMENT = re.compile(rf"{_GAP}(?:(?P<scalar>{_SCALAR})|(?P<open>[{{<])|(?P<close>\]))")
 _AFTER_ELEMENT = re.compile(rf"{_GAP}(?P<mark>[,\]])")
 _SEPARATOR = re.compile(rf"{_GAP}[;,]")
 _SKIP = re.compile(_GAP)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*+")
+_WORD = re.compile(r"[+-]?[\w.]+")
 _CLOSER = {"{": "}", "<": ">"}
 
 
@@ -201,8 +204,12 @@ def _block(document: Document, field: Field) -> tuple[Field, ...]:
 
 
 def read(path: Path) -> Document:
-    """Read and parse a text file."""
-    return parse(path.read_bytes().decode("utf-8", "surrogateescape"), path)
+    """Read and parse a text file; raises ParseError, for one too large to be a network's before it is read."""
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ParseError(path, f"is larger than {MAX_BYTES} bytes; no network's text is that long")
+    return parse(data.decode("utf-8", "surrogateescape"), path)
 
 
 def parse(text: str, path: Path | str = "<text>") -> Document:
@@ -277,6 +284,15 @@ class _Open(NamedTuple):
     outer: list[Field]
 
 
+class _List(NamedTuple):
+    """A `[...]` whose end has not been seen; `first` is the index of its first element among the fields."""
+
+    name: str
+    start: int
+    has_colon: bool
+    first: int
+
+
 class _Parser:
     """One pass over the text with an explicit stack, so that depth costs no recursion."""
 
@@ -285,7 +301,8 @@ class _Parser:
         self.position = 1 if text.startswith("\ufeff") else 0
         self.fields: list[Field] = []
         self.stack: list[_Open] = []
-        self.lists: list[tuple[str, int, int, int]] = []  # name, start, depth, index of the first element
+        self.lists: list[_List] = []
+        self.names: dict[str, str] = {}  # One object for each name keeps the tree small.
         self.count = 0
 
     def parse(self) -> tuple[Field, ...]:
@@ -296,20 +313,23 @@ class _Parser:
                 if not self._close_or_end():
                     return tuple(self.fields)
                 continue
-            self.count += 1
-            if self.count > MAX_FIELDS:
-                raise self._fail(match.start("name"), f"more than {MAX_FIELDS} fields; no network is that long")
-            name, opener = match.group("name"), match.group("open")
-            start = match.start("name")
+            start, opener = match.start("name"), match.group("open")
+            name = self.names.setdefault(match["name"], match["name"])
+            self._count(start)
             self.position = match.end()
             if opener is None:
                 value_start, value_end = match.span("scalar")
                 self.fields.append(Field(name, start, self.position, value_start, value_end, None))
             elif opener == "[":
-                self.lists.append((name, start, len(self.stack), len(self.fields)))
+                self.lists.append(_List(name, start, match["colon"] is not None, len(self.fields)))
                 self._element()
             else:
                 self._push(name, start, match.start("open"), opener, in_list=False)
+
+    def _count(self, position: int) -> None:
+        self.count += 1
+        if self.count > MAX_FIELDS:
+            raise self._fail(position, f"more than {MAX_FIELDS} fields; no network is that long")
 
     def _push(self, name: str, start: int, value_start: int, opener: str, *, in_list: bool) -> None:
         if len(self.stack) >= MAX_DEPTH:
@@ -345,24 +365,24 @@ class _Parser:
 
     def _element(self) -> None:
         """Read list elements until the list ends or a block opens."""
-        name = self.lists[-1][0]
+        name, start, has_colon, first = self.lists[-1]
         while True:
             match = _ELEMENT.match(self.text, self.position)
-            empty = len(self.fields) == self.lists[-1][3]
+            empty = len(self.fields) == first
             if match is None or (match["close"] and not empty):
                 raise self._diagnose_value(name)
+            if match["scalar"] and not has_colon:
+                raise self._fail(start + len(name), f"expected ':' after '{name}', whose list holds values")
             self.position = match.end()
             if match["close"]:
                 self._end_list()
                 return
+            self._count(match.end())
             if match["open"]:
                 self._push(name, match.start("open"), match.start("open"), match["open"], in_list=True)
                 return
-            self.count += 1
-            if self.count > MAX_FIELDS:
-                raise self._fail(match.start("scalar"), f"more than {MAX_FIELDS} values; no network is that long")
-            start, end = match.span("scalar")
-            self.fields.append(Field(name, start, end, start, end, None))
+            begin, end = match.span("scalar")
+            self.fields.append(Field(name, begin, end, begin, end, None))
             if self._mark() == "]":
                 self._end_list()
                 return
@@ -410,7 +430,7 @@ class _Parser:
                 position,
                 f"the file ends inside '{opened.name}' (opened in line {line}); expected '{opened.closer}'",
             )
-        name = re.compile(r"[A-Za-z_][A-Za-z0-9_]*+").match(self.text, position)
+        name = _NAME.match(self.text, position)
         if name is None:
             found = self.text[position]
             return self._fail(position, f"expected a field name, found {found!r}")
@@ -429,5 +449,6 @@ class _Parser:
         found = self.text[position : position + 1]
         if found in ('"', "'"):
             return self._fail(position, f"the string of '{name}' is not closed on its line")
-        shown = repr(found) if found else "the end of the file"
+        word = _WORD.match(self.text, position, position + 40)
+        shown = repr(word[0] if word else found) if found else "the end of the file"
         return self._fail(position, f"expected a value for '{name}', found {shown}")

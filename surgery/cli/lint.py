@@ -1,0 +1,67 @@
+"""`surgery lint`: what Caffe would do with these files, silently or not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from surgery.cli import options, tables
+
+TARGETS = ("caffe-1.0", "caffe-master", "caffe-ssd", "caffe-android-lib", "opencv")
+COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=options.FILE)
+@options.network_options
+@click.option("--target", type=click.Choice(TARGETS), help="Judge by this runtime alone; default: all of Caffe's.")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable, on stdout.")
+def lint(
+    files: tuple[Path, ...],
+    shapes: tuple[str, ...],
+    phase: str,
+    level: int | None,
+    stages: tuple[str, ...],
+    target: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    r"""Tell what Caffe would refuse, drop or do in silence: a prototxt, weights, or both.
+
+    Exit code 1 when there is an error: something that Caffe aborts on or computes wrongly.
+
+    \b
+    Examples:
+      surgery lint deploy.prototxt net.caffemodel
+      surgery lint deploy.prototxt --target caffe-android-lib
+    """
+    from surgery.formats import split
+    from surgery.formats.caffe import lint as lints
+    from surgery.formats.caffe import text
+    from surgery.formats.caffe.netstate import NetState, state_of
+
+    definition, stored = split(files, needs_definition=False)
+    state = NetState(phase, level or 0, stages)
+    if definition is not None:
+        state = state_of(text.read(definition), phase=phase, level=level, stages=stages)
+    stated = dict(options.parse_shape(shape) for shape in shapes)
+    findings = lints.lint(definition, stored, state=state, input_shapes=stated, target=target)
+    if as_json:
+        rows = [asdict(finding) for finding in findings]
+        click.echo(json.dumps({"format": 1, "findings": rows}, indent=1, ensure_ascii=False))
+    else:
+        for finding in findings:
+            severity = tables.styled(f"{finding.severity}:", fg=COLOURS[finding.severity])
+            click.echo(f"{severity} {tables.printable(finding.where)}: {tables.printable(finding.message)}")
+        click.echo(_summary([finding.severity for finding in findings]))
+    if any(finding.severity == "error" for finding in findings):
+        raise SystemExit(1)
+
+
+def _summary(severities: list[str]) -> str:
+    if not severities:
+        return "nothing to say: Caffe does what the files say"
+    return ", ".join(f"{severities.count(name)} {name}s" for name in COLOURS if name in severities)
