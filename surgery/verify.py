@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from surgery.errors import EngineError, ModelError, VerificationError
 from surgery.model import Model, Node, Refusal, Shape
-from surgery.ops import Chain, Conv2d, Op, collapse
+from surgery.ops import Chain, Conv2d, Op
 from surgery.runtime import ENGINES, Array, Inputs, Job, OpenCV, Phase
 from surgery.runtime.opencv import producers
 
@@ -225,9 +225,9 @@ def _layers_alone(cut: Model, reference: Model, made: Mapping[str, Sequence[str]
     for key, names in made.items():
         stages = [_op(cut, cut.node(name)) for name in names]
         whole = _op(reference, reference.node(key))
-        product = collapse(Chain(tuple(stages)), "float32")
+        chain = Chain(tuple(stages))
         x = rng.standard_normal(_probe_shape(whole)).astype(np.float32)
-        comparisons.append(_compare(key, [whole.apply(x).astype(np.float32)], [product.apply(x).astype(np.float32)]))
+        comparisons.append(_compare(key, [whole.apply(x).astype(np.float32)], [chain.apply(x).astype(np.float32)]))
     return tuple(comparisons)
 
 

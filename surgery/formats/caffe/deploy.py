@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from surgery.errors import ModelError, PlanError
 from surgery.formats.caffe.edit import appended, flat, margin, newline, removals, unit, without_lists
+from surgery.formats.caffe.input_fields import with_shapes
 from surgery.formats.caffe.liveness import HEADS, Needs, is_loss, is_source, needs
 from surgery.formats.caffe.netstate import NetState, active
 from surgery.formats.caffe.network import Layer, Shape, inputs, layers
@@ -31,14 +32,16 @@ def deploy(document: Document, state: NetState, shapes: Mapping[str, Shape]) -> 
     - Losses and metrics go, and what only they needed: labels, and heads that predict what a heavier loss predicts
       too. SoftmaxWithLoss becomes Softmax, SigmoidCrossEntropyLoss Sigmoid, unless that is there already; the blob is
       "prob", or `<layer>_prob` for each where there are several.
+    - `input` fields get the shapes given for them.
     - All else stays as it is written. A network without data layers, losses, metrics and layers that do not run comes
       back unchanged; of others V0 and V1 are upgraded first, and V2 where a label is among its `input` fields.
 
     Raises PlanError where a blob's shape is missing, or given for a blob that is none of the data layers'; ModelError
     for a layer that needs a blob no running layer makes.
     """
+    _check_shapes(document, shapes)
+    document = with_shapes(document, shapes)
     found = layers(document)
-    _check_shapes(document, shapes, found)
     if _is_deployed(document, state) and not any(
         layer.type == "Input" and is_reshaped(layer, shapes) for layer in found
     ):
@@ -87,15 +90,13 @@ def _is_deployed(document: Document, state: NetState) -> bool:
     )
 
 
-def _check_shapes(document: Document, shapes: Mapping[str, Shape], found: Sequence[Layer]) -> None:
-    """Raise PlanError for a shape given for no blob that is fed, or against what an `input` field states."""
-    fed = inputs(document)
-    names = dict.fromkeys([*fed, *(top for layer in found if not layer.bottoms for top in layer.tops)])
-    for name, shape in shapes.items():
+def _check_shapes(document: Document, shapes: Mapping[str, Shape]) -> None:
+    """Raise PlanError for a shape given for no blob that is fed."""
+    names = [*inputs(document), *(top for layer in layers(document) if not layer.bottoms for top in layer.tops)]
+    for name in shapes:
         if name not in names:
-            raise PlanError(f"{document.path}: a shape is given for '{name}'; the blobs fed are {', '.join(names)}")
-        if fed.get(name, shape) != shape:
-            raise PlanError(f"{document.path}: the file states the shape of input '{name}' itself; change it there")
+            fed = ", ".join(dict.fromkeys(names))
+            raise PlanError(f"{document.path}: a shape is given for '{name}'; the blobs fed are {fed}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -207,9 +207,17 @@ def test_an_input_layer_takes_the_shape_that_is_given() -> None:
     assert deployed(layer("Input", "in", "", "data") + CONV, {"data": (1, 3)}) == made + CONV
 
 
-def test_an_input_field_keeps_its_shape() -> None:
-    with pytest.raises(PlanError, match="states the shape of input 'data' itself"):
-        deployed('input: "data" input_shape { dim: 8 } ' + CONV, {"data": (1,)})
+def test_input_fields_take_the_shapes_that_are_given() -> None:
+    shape = (1, 3, 8, 9)
+    given = {"data": shape}
+    bare = 'input: "data" # pixels\n' + CONV
+    assert deployed(bare, {}) == bare
+    stated = 'input: "data"\ninput_shape { dim: 1 dim: 3 dim: 8 dim: 9 } # pixels\n' + CONV
+    assert deployed(bare, given) == deployed(stated, given) == stated
+    old = 'input: "data"\n' + "".join(f"input_dim: {n}\n" for n in (10, 3, 8, 9)) + CONV
+    assert deployed(old, given) == old.replace("input_dim: 10", "input_dim: 1")
+    with pytest.raises(PlanError, match="input 'info' has no shape; give --shape info=N,C,H,W as well"):
+        deployed('input: "data" input: "info"\n' + CONV, given)
 
 
 def test_a_blob_of_several_gives_its_layer_the_name() -> None:
