@@ -41,7 +41,7 @@ def _verify_option(command: Any) -> Any:
 @_verify_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def compress(files: tuple[Path, ...], output: Path, runtime: str, *, as_json: bool, **asked: Any) -> None:
-    r"""Cut a network's layers, verify the result and write it.
+    """Cut a network's layers, verify the result and write it.
 
     \b
     Examples:
@@ -69,7 +69,7 @@ def compress(files: tuple[Path, ...], output: Path, runtime: str, *, as_json: bo
 @options.cut_options
 @options.network_options
 def plan(files: tuple[Path, ...], output: Path | None, **asked: Any) -> None:
-    r"""Choose cuts and write them as a plan: JSON to read, edit and apply.
+    """Choose cuts and write them as a plan: JSON to read, edit and apply.
 
     \b
     Example:
@@ -100,7 +100,7 @@ def plan(files: tuple[Path, ...], output: Path | None, **asked: Any) -> None:
 @_verify_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def apply(files: tuple[Path, ...], output: Path, runtime: str, *, as_json: bool, **asked: Any) -> None:
-    r"""Carry out a plan: the model's files, then plan.json.
+    """Carry out a plan: the model's files, then plan.json.
 
     \b
     Example:

@@ -28,7 +28,7 @@ def inspect(
     *,
     as_json: bool,
 ) -> None:
-    r"""List every layer: output shape, parameters, MACs, bytes, and how it can be cut or why not.
+    """List every layer: output shape, parameters, MACs, bytes, and how it can be cut or why not.
 
     The ranks behind a method's name are break-even: the largest with fewer weights than the layer has.
 

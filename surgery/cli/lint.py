@@ -29,7 +29,7 @@ def lint(
     *,
     as_json: bool,
 ) -> None:
-    r"""Tell what Caffe would refuse, drop or do in silence: a prototxt, weights, or both.
+    """Tell what Caffe would refuse, drop or do in silence: a prototxt, weights, or both.
 
     Exit code 1 when there is an error: something that Caffe aborts on or computes wrongly.
 

@@ -54,7 +54,7 @@ class _Verbs(click.Group):
 @click.command(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="surgery")
 def main() -> None:
-    r"""Cut layers of trained Caffe networks into thinner ones that run in stock Caffe.
+    """Cut layers of trained Caffe networks into thinner ones that run in stock Caffe.
 
     A model is named by its files: net.prototxt [weights.caffemodel | weights.h5].
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 FILE = click.Path(path_type=Path)
-METHOD_NAMES = "svd, svd-channel, svd-spatial, tucker2"
 
 
 def _stacked(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -44,6 +43,8 @@ def network_options(command: Command) -> Command:
 
 def cut_options(command: Command) -> Command:
     """Add the options that say where, by which method and how much to cut."""
+    from surgery.factor import METHODS
+
     return _stacked(
         click.option(
             "--layer",
@@ -56,7 +57,7 @@ def cut_options(command: Command) -> Command:
         click.option(
             "--method",
             metavar="NAME[,NAME]",
-            help=f"Methods in order of preference ({METHOD_NAMES}); 'none' cuts nothing.",
+            help=f"Methods in order of preference ({', '.join(METHODS)}); 'none' cuts nothing.",
         ),
         click.option("--rank", metavar="N|NxM|full", help="Rank of every chosen layer, at most its own."),
         click.option("--energy", type=float, metavar="E", help="Share of squared singular values kept, in each layer."),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", required=True, type=options.FILE, help="Folder for the results.")
 @click.option("--solver", is_flag=True, help="The file is a solver, not a network.")
 def upgrade(files: tuple[Path, ...], output: Path, *, solver: bool) -> None:
-    r"""Turn V0 and V1 files into V2 as Caffe does on reading; comments and unknown fields stay.
+    """Turn V0 and V1 files into V2 as Caffe does on reading; comments and unknown fields stay.
 
     Takes a prototxt, a caffemodel, or both. What is V2 already comes out byte for byte.
 
@@ -46,7 +46,7 @@ def deploy(
     level: int | None,
     stages: tuple[str, ...],
 ) -> None:
-    r"""Make a deploy net of a train_val: data layers become Input, losses and Accuracy go, rules are resolved.
+    """Make a deploy net of a train_val: data layers become Input, losses and Accuracy go, rules are resolved.
 
     The weights, where given, are copied as they are.
 

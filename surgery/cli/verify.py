@@ -36,7 +36,7 @@ def verify(
     as_json: bool,
     **network: Any,
 ) -> None:
-    r"""Run two models on the same inputs and compare all outputs.
+    """Run two models on the same inputs and compare all outputs.
 
     Inputs are random unless given; a file's arrays have the inputs' shapes, or one axis more in front for samples.
     Exit code 1 when an output differs by more than the tolerance.
