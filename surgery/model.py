@@ -28,18 +28,21 @@ class Node:
 class Facts:
     """What is known of a node without running it; counts are for the batch size that the file states.
 
-    `shapes` are the outputs', None where unknown, and then `reason` says why. `macs` is None where a shape is missing.
-    `input_size` is (height, width) of the first input where it has four axes. `weight_bytes` are those in the file.
+    `shapes` are the outputs', None where unknown, and then `reason` says why. `macs` is None where a shape is missing,
+    `params` where no weights tell either. `input_size` is (height, width) of the first input where it has four axes.
     """
 
     shapes: tuple[Shape | None, ...]
-    params: int
-    weight_bytes: int
+    params: int | None
     macs: int | None
     input_size: tuple[int, int] | None
-    batch: int
     column_bytes: int
     reason: str | None
+
+    @property
+    def weight_bytes(self) -> int | None:
+        """Bytes of the weights as float32."""
+        return None if self.params is None else 4 * self.params
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from surgery.model import Model
 from surgery.output import TOOL
 from surgery.plan import Plan
 from surgery.rewrite import Rewritten
-from surgery.survey import Survey, survey
+from surgery.survey import Survey, survey, total
 from surgery.verify import Verdict
 
 FORMAT = 1
@@ -58,8 +58,8 @@ def empty(plan: Plan, files: Sequence[str], sources: Sequence[str]) -> Mapping[s
 
 
 def _totals(surveyed: Survey) -> dict[str, int | None]:
-    weights = sum(facts.weight_bytes for facts in surveyed.facts.values())
-    return {"params": surveyed.params, "macs": surveyed.macs, "weight_bytes": weights}
+    weight_bytes = None if surveyed.params is None else 4 * surveyed.params
+    return {"params": surveyed.params, "macs": surveyed.macs, "weight_bytes": weight_bytes}
 
 
 def _layer(
@@ -67,15 +67,15 @@ def _layer(
 ) -> dict[str, Any]:
     made = result.model.format.made(result.model)[key]
     own, new = before.facts[key], [after.facts[name] for name in made]
-    macs = [facts.macs for facts in new]
+    params, macs = [facts.params for facts in new], [facts.macs for facts in new]
     fit = result.fits[key]
     return {
         "layer": key,
         "method": method,
         "rank": list(rank),
         "became": list(made),
-        "params": [own.params, sum(facts.params for facts in new)],
-        "macs": [own.macs, None if None in macs else sum(m for m in macs if m is not None)],
+        "params": [own.params, total(params)],
+        "macs": [own.macs, total(macs)],
         "weight_error": fit.relative_error,
         "solver": fit.solver,
     }

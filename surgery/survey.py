@@ -52,19 +52,23 @@ class Survey:
         return tuple(entry for entry in self.entries if isinstance(entry, Site))
 
     @property
-    def params(self) -> int:
-        """Numbers in all weights."""
-        return sum(facts.params for facts in self.facts.values())
+    def params(self) -> int | None:
+        """Numbers in all weights, None where a layer's are not known."""
+        return total([facts.params for facts in self.facts.values()])
 
     @property
     def macs(self) -> int | None:
         """Multiply-accumulates of one forward pass, None where a shape is missing."""
-        known = [facts.macs for facts in self.facts.values()]
-        return None if None in known else sum(m for m in known if m is not None)
+        return total([facts.macs for facts in self.facts.values()])
 
     def missing_shape(self) -> str | None:
         """Return the first reason why MACs are not known."""
         return next((f.reason for f in self.facts.values() if f.macs is None), None)
+
+
+def total(counts: Sequence[int | None]) -> int | None:
+    """Return the sum of counts, None where one is not known."""
+    return None if None in counts else sum(count for count in counts if count is not None)
 
 
 def survey(model: Model, methods: Sequence[Method] | None = None) -> Survey:

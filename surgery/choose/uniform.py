@@ -126,7 +126,7 @@ def _uniform(
     for name, ratio in request.amount.ratios.items():
         total = survey.params if name == "params" else survey.macs
         if total is None:
-            raise PlanError(f"--macs needs every layer's shape: {survey.missing_shape()}")
+            raise PlanError(f"--{name} needs every layer's shape: {survey.missing_shape()}")
         fixed = total - sum(_costs(c.site)[name](c.site.op) for c in [*own, *common])
         fixed += sum(_remaining(c, ranks[c.site.key], name) for c in own)
         shares[name] = _share(common, name, ratio * total - fixed, total, fixed)

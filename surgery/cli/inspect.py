@@ -75,7 +75,7 @@ def _facts(surveyed: Survey, memory: Memory | None) -> dict[str, Any]:
     totals = {
         "params": surveyed.params,
         "macs": surveyed.macs,
-        "weight_bytes": sum(f.weight_bytes for f in surveyed.facts.values()),
+        "weight_bytes": None if surveyed.params is None else 4 * surveyed.params,
         "memory": memory
         and {
             "weights": memory.weights,
@@ -98,10 +98,10 @@ def _text(surveyed: Survey, memory: Memory | None) -> str:
                 tables.printable(node.key),
                 tables.printable(node.type),
                 tables.shape(facts.shapes[0]) if facts.shapes else "-",
-                tables.count(facts.params) if facts.params else "",
-                tables.count(facts.macs) if facts.macs else "" if facts.macs == 0 else "?",
-                tables.size(facts.weight_bytes) if facts.weight_bytes else "",
-                tables.printable(_verdict(entry)) if facts.params else "",
+                tables.count(facts.params) if facts.params != 0 else "",
+                tables.count(facts.macs) if facts.macs != 0 else "",
+                tables.size(facts.weight_bytes) if facts.weight_bytes != 0 else "",
+                tables.printable(_verdict(entry)) if facts.params != 0 else "",
             )
         )
     lines = [tables.table(rows, frozenset({3, 4, 5})), ""]

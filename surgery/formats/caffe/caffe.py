@@ -111,7 +111,9 @@ class CaffeFormat:
         return Refusal(node.key, node.type, result) if isinstance(result, str) else result
 
     def edit(self, model: Model, edits: Sequence[Edit]) -> Model:
-        """Return the model with the edits made; raises KeyError for a node that is not there."""
+        """Return the model with the edits made; raises ModelError for a model without weights."""
+        if model.native.weights is None:
+            raise ModelError(f"{model.native.files[0]}: has no weights to cut; give its .caffemodel as well")
         for change in edits:
             model = _splice(model, change) if isinstance(change, Splice) else _reweigh(model, change.key, change.op)
         return model
@@ -277,17 +279,15 @@ def _op(net: CaffeNet, layer: Layer, index: int | None) -> Op | str:
 
 def _facts(net: CaffeNet, node: Node) -> Facts:
     inferred = net.inferred[id(node.native.layer)]
-    stored = net.weights.layers[node.native.index].shapes if net.weights and node.native.index is not None else None
-    blobs = stored if stored is not None else inferred.blobs or ()
-    params = meaning.count(blobs)
+    blobs = inferred.blobs
+    if net.weights is not None:
+        blobs = net.weights.layers[node.native.index].shapes if node.native.index is not None else blobs or ()
     first = inferred.bottoms[0] if inferred.bottoms else None
     return Facts(
         shapes=inferred.tops,
-        params=params,
-        weight_bytes=4 * params,
+        params=None if blobs is None else meaning.count(blobs),
         macs=inferred.macs,
         input_size=(first[2], first[3]) if first is not None and len(first) == 4 else None,
-        batch=max(1, len(node.inputs)) * (first[0] if first else 1),
         column_bytes=4 * (inferred.column_floats or 0),
         reason=inferred.reason,
     )
