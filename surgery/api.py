@@ -13,8 +13,8 @@ from surgery.errors import PlanError
 from surgery.model import Model, Shape
 from surgery.output import staged
 from surgery.pipeline import make_plan
-from surgery.plan import Plan
-from surgery.rewrite import rewrite as _rewrite
+from surgery.plans import Plan
+from surgery.rewriting import rewrite as _rewrite
 
 
 def load(*files: str | PathLike[str], phase: str = "TEST", shapes: Mapping[str, Shape] | None = None) -> Model:

@@ -15,9 +15,9 @@ from surgery.errors import NothingToCutError, PlanError
 from surgery.formats import Source, copy, digest, stem_of
 from surgery.model import Model
 from surgery.output import REPORT, check_destination, staged
-from surgery.plan import Plan, to_json
+from surgery.plans import Plan, to_json
 from surgery.report import empty, facts
-from surgery.rewrite import Rewritten, rewrite
+from surgery.rewriting import Rewritten, rewrite
 from surgery.survey import Survey, survey
 from surgery.verify import Verdict, verify_cut
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from surgery.model import Model
 from surgery.output import TOOL
-from surgery.plan import Plan
-from surgery.rewrite import Rewritten
+from surgery.plans import Plan
+from surgery.rewriting import Rewritten
 from surgery.survey import Survey, survey, total
 from surgery.verify import Verdict
 

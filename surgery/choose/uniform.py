@@ -11,7 +11,7 @@ from surgery.factor import METHODS, Method, Rank
 from surgery.factor.base import largest_size
 from surgery.model import Refusal
 from surgery.ops import Chain, Op
-from surgery.plan import Cut, Left, Plan
+from surgery.plans import Cut, Left, Plan
 from surgery.survey import Site, Survey
 
 BISECTIONS = 40  # of a ratio between 0 and 1: far below one rank of any layer

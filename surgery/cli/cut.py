@@ -16,7 +16,7 @@ from surgery.errors import NothingToCutError, PlanError
 if TYPE_CHECKING:
     from surgery.formats import Source
     from surgery.pipeline import Outcome
-    from surgery.plan import Plan
+    from surgery.plans import Plan
 
 RUNTIMES = click.Choice(["auto", "caffe", "opencv", "layers", "none"])
 
@@ -77,7 +77,7 @@ def plan(files: tuple[Path, ...], output: Path | None, **asked: Any) -> None:
     """
     from surgery.formats import digest
     from surgery.output import write_file
-    from surgery.plan import Plan, to_json
+    from surgery.plans import Plan, to_json
 
     if asked["method"] == "none":
         made = Plan(digest(files), ())
@@ -107,7 +107,7 @@ def apply(files: tuple[Path, ...], output: Path, runtime: str, *, as_json: bool,
       surgery apply net.prototxt net.caffemodel plan.json -o small
     """
     from surgery.pipeline import carry_out, check_source, copy_through
-    from surgery.plan import from_json
+    from surgery.plans import from_json
 
     plans = [file for file in files if file.suffix == ".json"]
     if len(plans) != 1:

@@ -15,7 +15,7 @@ from surgery.choose import Amount, Request, choose
 from surgery.errors import EngineError
 from surgery.factor import METHODS
 from surgery.model import Model, Reweigh
-from surgery.rewrite import rewrite
+from surgery.rewriting import rewrite
 from surgery.runtime import ENGINES, Array, Inputs, Job
 from surgery.runtime.opencv import producers
 from surgery.survey import survey

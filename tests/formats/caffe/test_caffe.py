@@ -12,8 +12,8 @@ from surgery.choose import Amount, Request, Selector, choose, parse_selector
 from surgery.errors import ModelError, SurgeryError
 from surgery.formats.caffe import binary
 from surgery.model import Refusal, Reweigh
-from surgery.plan import Cut, Plan
-from surgery.rewrite import rewrite
+from surgery.plans import Cut, Plan
+from surgery.rewriting import rewrite
 from surgery.survey import survey
 from surgery.verify import comparable, compare, random_inputs, run_pair
 from tests.engines import require_caffe
@@ -137,8 +137,9 @@ def test_only_the_cut_layer_changes_in_the_text(tmp_path: Path) -> None:
         '      kernel_size: 3\r\n      bias_term: false\r\n      weight_filler { type: "xavier" }\r\n    }\r\n  }\r\n'
         '  layer {\r\n    name: "c_2"\r\n    type: "Convolution"\r\n    bottom: "c_1"\r\n    top: "c"\r\n'
         "    param { lr_mult: 1 }\r\n    param { lr_mult: 2 decay_mult: 0 }\r\n    include { phase: TEST }\r\n"
-        '    convolution_param {\r\n      num_output: 8\r\n      kernel_size: 1\r\n      weight_filler { type: "xavier" }'
-        "\r\n    }\r\n    fork_field { x: 1 }\r\n  }"
+        "    convolution_param {\r\n      num_output: 8\r\n      kernel_size: 1\r\n"
+        '      weight_filler { type: "xavier" }\r\n    }\r\n'
+        "    fork_field { x: 1 }\r\n  }"
     )
 
 
@@ -183,7 +184,11 @@ def reason(tmp_path: Path, text: str, blobs, key: str) -> str:  # type: ignore[n
     return entry.reason
 
 
-CONV = 'layer {{ name: "{0}" type: "Convolution" bottom: "data" top: "{0}" {1} convolution_param {{ num_output: 8 {2} }} }}\n'
+CONV = (
+    'layer {{ name: "{0}" type: "Convolution" bottom: "data" top: "{0}" {1}\n'
+    "  convolution_param {{ num_output: 8 {2} }} }}\n"
+)
+PLAIN = CONV.format("c", "", "kernel_size: 3")
 
 
 @pytest.mark.parametrize(
@@ -200,13 +205,13 @@ CONV = 'layer {{ name: "{0}" type: "Convolution" bottom: "data" top: "{0}" {1} c
             "a layer of the same name in another phase has other parameters",
         ),
         (
-            CONV.format("c", "", "kernel_size: 3") + CONV.format("c", "", "kernel_size: 3").replace('top: "c"', 'top: "x"'),
+            PLAIN + PLAIN.replace('top: "c"', 'top: "x"'),
             "two layers that run have this name; Caffe gives the weights to the first only",
         ),
-        (CONV.format("c", "", "kernel_size: 3").replace('top: "c"', 'top: "data"'), "its top overwrites its bottom"),
-        (CONV.format("c", "", "kernel_size: 3").replace("Convolution", "MyConv"), "not a convolution or fully connected layer"),
+        (PLAIN.replace('top: "c"', 'top: "data"'), "its top overwrites its bottom"),
+        (PLAIN.replace("Convolution", "MyConv"), "not a convolution or fully connected layer"),
     ],
-)  # fmt: skip
+)
 def test_a_layer_that_cannot_be_cut_says_why(text: str, expected: str, tmp_path: Path) -> None:
     assert reason(tmp_path, text, {"c": conv_blobs(8, 6, 3, 3)}, "c") == expected
 

@@ -11,7 +11,7 @@ from surgery.errors import PlanError
 from surgery.factor import METHODS, Fit
 from surgery.model import Model, Refusal, Reweigh, Splice
 from surgery.ops import collapse
-from surgery.plan import Cut, Plan
+from surgery.plans import Cut, Plan
 
 
 @dataclass(frozen=True, eq=False)
