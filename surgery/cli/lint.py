@@ -64,4 +64,5 @@ def lint(
 def _summary(severities: list[str]) -> str:
     if not severities:
         return "nothing to say: Caffe does what the files say"
-    return ", ".join(f"{severities.count(name)} {name}s" for name in COLOURS if name in severities)
+    counts = [(severities.count(name), name) for name in COLOURS if name in severities]
+    return ", ".join(f"{n} {name}" if n == 1 else f"{n} {name}s" for n, name in counts)

@@ -5,92 +5,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 
 from surgery.errors import ModelError
-from surgery.formats.caffe import binary, join, meaning, network, shapes, spelling, text, weights
-from surgery.formats.caffe.netstate import NetState, active, state_of
+from surgery.formats.caffe import join, meaning, network, shapes, spelling, text, weights, write
+from surgery.formats.caffe.net import CaffeNet, Cut, Made, Original
+from surgery.formats.caffe.netstate import state_of
 from surgery.formats.caffe.network import Layer, Shape
-from surgery.formats.caffe.shapes import LayerShapes
-from surgery.formats.caffe.text import Document
-from surgery.formats.caffe.text import Splice as TextSplice
 from surgery.model import Edit, Facts, Memory, Model, Node, Refusal, Runnable, Splice, placeholder
 from surgery.ops import Chain, FloatArray, Op
-
-
-@dataclass(frozen=True, eq=False)
-class Original:
-    """A node that is a layer of the file; `index` is its entry in the weights, None without."""
-
-    layer: Layer
-    index: int | None
-
-
-@dataclass(frozen=True, eq=False)
-class Made:
-    """A node that a cut made: stage `stage` of what layer `origin` became."""
-
-    origin: str
-    stage: int
-
-
-@dataclass(frozen=True, eq=False)
-class Cut:
-    """What a layer became: the operations and the names of the new layers."""
-
-    chain: Chain
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class CaffeNet:
-    """The files behind a model and what was changed in it, by layer name. `shapes` are the user's, by input."""
-
-    files: tuple[Path, ...]
-    document: Document
-    layers: tuple[Layer, ...]
-    weights: weights.Weights | None
-    state: NetState
-    shapes: Mapping[str, Shape]
-    notes: tuple[str, ...] = ()
-    cuts: Mapping[str, Cut] = field(default_factory=dict)
-    reweighed: Mapping[str, Op] = field(default_factory=dict)
-
-    @cached_property
-    def active(self) -> tuple[Layer, ...]:
-        """The layers that run in `state`."""
-        return active(self.layers, self.state)
-
-    @cached_property
-    def inferred(self) -> Mapping[int, LayerShapes]:
-        """Shapes of the active layers, by the id of the layer."""
-        stored = {entry.name: entry.shapes for entry in self.weights.layers} if self.weights else {}
-        inputs = {**network.inputs(self.document), **self.shapes}
-        results = shapes.infer(self.active, inputs, stored)
-        return {id(layer): result for layer, result in zip(self.active, results, strict=True)}
-
-    @cached_property
-    def shared(self) -> Mapping[str, tuple[str, ...]]:
-        """Layers by the name under which they share a blob, for names that more than one layer uses."""
-        users: dict[str, list[str]] = {}
-        for layer in self.layers:
-            for name in filter(None, layer.param_names):
-                users.setdefault(name, []).append(layer.name)
-        return {name: tuple(dict.fromkeys(who)) for name, who in users.items() if len(who) > 1}
-
-    @cached_property
-    def taken(self) -> frozenset[str]:
-        """Every name of a layer or blob in the files."""
-        names = {layer.name for layer in self.layers}
-        names.update(blob for layer in self.layers for blob in (*layer.tops, *layer.bottoms))
-        names.update(entry.name for entry in self.weights.layers) if self.weights else None
-        return frozenset(names | set(network.input_names(self.document)))
-
-    def entries(self, name: str) -> list[int]:
-        """Return the indices of the weights' entries of that name; Caffe takes the last."""
-        return [i for i, entry in enumerate(self.weights.layers) if entry.name == name] if self.weights else []
 
 
 class CaffeFormat:
@@ -158,12 +82,12 @@ class CaffeFormat:
         """Write `<stem>.prototxt` and, with weights, `<stem>.caffemodel` or `.h5`."""
         net: CaffeNet = model.native
         target = folder / f"{stem}.prototxt"
-        target.write_bytes(_text(net).encode("utf-8", "surrogateescape"))
+        target.write_bytes(write.prototxt(net).encode("utf-8", "surrogateescape"))
         if net.weights is None:
             return (target,)
         ending = net.weights.path.suffix or ".caffemodel"
         blobs = folder / f"{stem}{ending}"
-        net.weights.write(_replacements(net), blobs)
+        net.weights.write(write.replacements(net), blobs)
         return target, blobs
 
     def digest(self, model: Model) -> str:
@@ -217,7 +141,7 @@ def copy(definition: Path | None, stored: Path | None, folder: Path, stem: str) 
     paths = []
     if definition is not None:
         document = text.read(definition)
-        network.layers(document)  # Refuses what is not a network.
+        network.check_network(document)
         paths.append(folder / f"{stem}.prototxt")
         paths[-1].write_bytes(document.encode())
     if stored is not None:
@@ -315,60 +239,3 @@ def _reweigh(model: Model, key: str, op: Op) -> Model:
     else:
         changed = replace(net, reweighed={**net.reweighed, key: op})
     return replace(model, native=changed)
-
-
-def _text(net: CaffeNet) -> str:
-    """Return the prototxt with every layer that was cut, in whatever phase, replaced."""
-    source = net.document.text
-    newline = "\r\n" if "\r\n" in source else "\n"
-    splices = []
-    for layer in net.layers:
-        cut = net.cuts.get(layer.name)
-        if cut is None:
-            continue
-        start = layer.field.start
-        margin = source[source.rfind("\n", 0, start) + 1 : start]
-        indent = margin if not margin.strip() else ""
-        made = spelling.blocks(layer, cut.chain, spelling.links(layer, cut.names), newline, indent)
-        splices.append(TextSplice(start, layer.field.end, made))
-    return text.spliced(source, splices)
-
-
-def _replacements(net: CaffeNet) -> dict[int, list[binary.NewLayer]]:
-    """Return what stands in the weights in place of each entry that a cut or new numbers concern."""
-    assert net.weights is not None
-    result: dict[int, list[binary.NewLayer]] = {}
-    for name, cut in net.cuts.items():
-        *stale, last = net.entries(name)
-        result.update({index: [] for index in stale})
-        result[last] = list(_new_layers(net, name, cut, last))
-    for key, op in net.reweighed.items():
-        *stale, last = net.entries(key)
-        old = net.weights.arrays(last)
-        result[last] = [net.weights.reweighed(last, _as_stored(net, key, op, [blob.shape for blob in old]))]
-    return result
-
-
-def _new_layers(net: CaffeNet, name: str, cut: Cut, index: int) -> Sequence[binary.NewLayer]:
-    assert net.weights is not None
-    layer = next(layer for layer in net.active if layer.name == name)
-    generation, legacy = net.weights.generation(index), net.weights.is_legacy(index)
-    return [
-        binary.NewLayer(
-            link.name,
-            binary.head(link.name, layer.type, link.bottoms, link.tops, generation),
-            generation,
-            (op.weight,) if op.bias is None else (op.weight, op.bias),
-            legacy,
-        )
-        for op, link in zip(cut.chain.ops, spelling.links(layer, cut.names), strict=True)
-    ]
-
-
-def _as_stored(net: CaffeNet, key: str, op: Op, stored: Sequence[Shape]) -> list[FloatArray]:
-    """Return an operation's weight and bias laid out as the layer's own blobs are."""
-    layer = next(layer for layer in net.active if layer.name == key)
-    transposed = layer.type == "InnerProduct" and layer.message.message("inner_product_param").bool("transpose")
-    weight = op.weight.T if transposed else op.weight
-    blobs = [weight] if op.bias is None else [weight, op.bias]
-    return [blob.reshape(shape) for blob, shape in zip(blobs, stored, strict=True)]

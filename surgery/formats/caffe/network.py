@@ -12,6 +12,8 @@ from surgery.formats.caffe.text import Document, Field, Message
 
 Shape = tuple[int, ...]
 
+MAX_LAYERS = 20_000  # ten times the largest known network; keeps what is made of each bounded
+
 # V1 enum value -> V2 type name (BVLC upgrade_proto.cpp, UpgradeV1LayerType).
 V1_TYPES = {
     "NONE": "",
@@ -118,11 +120,18 @@ def layers(document: Document) -> tuple[Layer, ...]:
     Caffe refuses, gives the V2 layers first (see `is_mixed`).
     """
     net = document.message("NetParameter")
+    if len(net.named("layer")) + len(net.named("layers")) > MAX_LAYERS:
+        raise ModelError(f"{document.path}: more than {MAX_LAYERS} layers; no network has that many")
     found = [_v2(m, f) for m, f in zip(net.messages("layer"), net.named("layer"), strict=True)]
     found += [_v1(m, f) for m, f in zip(net.messages("layers"), net.named("layers"), strict=True)]
-    if not found and not net.has("input"):
-        raise ModelError(f"{document.path}: is not a network: no layer, no input")
+    check_network(document)
     return tuple(found)
+
+
+def check_network(document: Document) -> None:
+    """Raise ModelError for a text that is no network: it has no layer and no input."""
+    if not any(field.name in ("layer", "layers", "input") for field in document.fields):
+        raise ModelError(f"{document.path}: is not a network: no layer, no input")
 
 
 def is_mixed(document: Document) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import cache
 from typing import NamedTuple
 
 from surgery.formats.caffe.schema_table import ENUMS, MESSAGES
@@ -49,8 +50,12 @@ class Kind(NamedTuple):
 
 def kind_of(message: str | None, field: str) -> Kind | None:
     """Return what `field` means inside `message`, or None when the schema does not know it."""
-    row = MESSAGES.get(message or "", {}).get(field)
-    return Kind(*row) if row else None
+    return _kinds(message or "").get(field)
+
+
+@cache
+def _kinds(message: str) -> dict[str, Kind]:
+    return {name: Kind(*row) for name, row in MESSAGES.get(message, {}).items()}
 
 
 def parse_scalar(raw: str, kind: Kind) -> Value:
@@ -139,6 +144,8 @@ def unquote(raw: str) -> str:
 
     Raises ValueError for an escape that the text format does not have.
     """
+    if raw.count(raw[0]) == 2 and "\\" not in raw and raw[-1] == raw[0]:
+        return raw[1:-1]  # One literal without escapes, as nearly all are.
     pieces = [
         m.group(1) if m.group(1) is not None else m.group(2) for m in _PIECE.finditer(raw) if raw[m.start()] != "#"
     ]
