@@ -9,15 +9,17 @@ from pathlib import Path
 import click
 
 from surgery.cli import options, tables
+from surgery.formats.caffe.targets import TARGETS
 
-TARGETS = ("caffe-1.0", "caffe-master", "caffe-ssd", "caffe-android-lib", "opencv")
 COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=options.FILE)
 @options.network_options
-@click.option("--target", type=click.Choice(TARGETS), help="Judge by this runtime alone; default: all of Caffe's.")
+@click.option(
+    "--target", type=click.Choice(tuple(TARGETS)), help="Judge by this runtime alone; default: all of Caffe's."
+)
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable, on stdout.")
 def lint(
     files: tuple[Path, ...],

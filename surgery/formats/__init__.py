@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from surgery.errors import ModelError
-from surgery.formats.caffe import caffe, weights
+from surgery.formats.caffe import caffe as caffe_format
+from surgery.formats.caffe import weights
 from surgery.model import Model, Shape
 
 WEIGHT_SUFFIXES = (".caffemodel", ".h5", ".hdf5")
@@ -50,7 +51,7 @@ def load(
     """
     definition, stored = split(files)
     assert definition is not None
-    return caffe.load(
+    return caffe_format.load(
         definition,
         stored,
         phase=phase,
@@ -87,7 +88,7 @@ def copy(files: Sequence[Path], folder: Path) -> tuple[Path, ...]:
     Raises ParseError for a damaged file, ModelError for a text that is no network.
     """
     definition, stored = split(files, needs_definition=False)
-    return caffe.copy(definition, stored, folder, stem_of(files))
+    return caffe_format.copy(definition, stored, folder, stem_of(files))
 
 
 def stem_of(files: Sequence[Path]) -> str:

@@ -169,6 +169,8 @@ def inputs(document: Document) -> dict[str, Shape | None]:
     """
     net = document.message("NetParameter")
     names = net.strs("input")
+    if not names:
+        return {}  # Caffe ignores stray shapes.
     shapes = [tuple(shape.ints("dim")) for shape in net.messages("input_shape")]
     dims = net.ints("input_dim")
     if shapes:
