@@ -12,6 +12,7 @@ from pathlib import Path
 
 from surgery.choose import Request, choose
 from surgery.errors import NothingToCutError, PlanError
+from surgery.factor.threads import blas_threads
 from surgery.formats import Source, copy, digest, stem_of
 from surgery.model import Model
 from surgery.output import REPORT, check_destination, staged
@@ -39,7 +40,8 @@ class Outcome:
 def make_plan(model: Model, request: Request) -> tuple[Survey, Plan]:
     """Return the plan that a request makes for a model."""
     surveyed = survey(model)
-    return surveyed, choose(surveyed, request, model.format.digest(model))
+    with blas_threads(request.threads):  # A rank by energy comes from a spectrum.
+        return surveyed, choose(surveyed, request, model.format.digest(model))
 
 
 def check_source(files: Sequence[Path], plan: Plan) -> None:

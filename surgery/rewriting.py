@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from threadpoolctl import threadpool_limits
-
 from surgery.errors import PlanError
 from surgery.factor import METHODS, Fit
+from surgery.factor.threads import blas_threads
 from surgery.model import Model, Refusal, Reweigh, Splice
 from surgery.ops import collapse
 from surgery.plans import Cut, Plan
@@ -34,7 +33,7 @@ def rewrite(model: Model, plan: Plan, progress: Callable[[Cut], None] = lambda c
     of BLAS threads: float32 factors differ between numbers of threads.
     """
     fits = {}
-    with threadpool_limits(plan.threads):
+    with blas_threads(plan.threads):
         for cut in plan.cuts:
             progress(cut)
             fits[cut.key] = _fit(model, cut, plan.seed)
