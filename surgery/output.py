@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,11 +19,15 @@ TOOL = "surgery"
 
 
 def check_destination(folder: Path, inputs: Iterable[Path]) -> None:
-    """Raise PlanError unless `folder` is absent, empty, or made by this tool and unchanged since, and no input's."""
-    resolved = folder.resolve()
+    """Raise PlanError unless `folder` is absent, or holds only what this tool wrote there, and is no input's."""
+    resolved = _real(folder)
     for path in inputs:
-        if resolved in (path.resolve().parent, path.resolve()):
+        if resolved in (_real(path).parent, _real(path)):
             raise PlanError(f"-o {folder}: holds the input {path.name}; choose another folder")
+    _check_contents(folder)
+
+
+def _check_contents(folder: Path) -> None:
     if not folder.exists():
         if not folder.absolute().parent.is_dir():
             raise PlanError(f"-o {folder}: its parent folder does not exist; make it first")
@@ -38,7 +44,7 @@ def _made_here(folder: Path) -> set[str]:
     try:
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         return set(report["files"]) if report["tool"] == TOOL else set()
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return set()
 
 
@@ -46,9 +52,10 @@ def _made_here(folder: Path) -> set[str]:
 def staged(folder: Path) -> Iterator[Path]:
     """Give an empty folder to write into; when the block ends well it takes the place of `folder`, else it vanishes.
 
-    Killed at any moment, `folder` is absent, or holds what it held, or the complete new files.
+    Killed at any moment, `folder` is absent, or holds what it held, or the complete new files. Raises PlanError when
+    something foreign came into `folder` in the meantime.
     """
-    folder = folder.absolute()
+    folder = _real(folder)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".new", dir=folder.parent))
     try:
         yield staging
@@ -56,18 +63,40 @@ def staged(folder: Path) -> Iterator[Path]:
             _sync(path)
         _sync(staging)
         staging.chmod(0o777 & ~_umask())
+        _check_contents(folder)
         _swap(staging, folder)
+        _sync(folder.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def _real(path: Path) -> Path:
+    """Return where a path leads, links followed; a loop of links leads to itself."""
+    return Path(os.path.realpath(path))
+
+
 def _swap(staging: Path, folder: Path) -> None:
+    """Put `staging` in the place of `folder`, and what stood there in the place of `staging`."""
+    if not folder.exists():
+        staging.rename(folder)
+        return
+    if _exchanged(staging, folder):
+        return
     old = staging.with_suffix(".old")
-    if folder.exists():
-        folder.rename(old)
-    staging.rename(folder)
-    _sync(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    folder.rename(old)
+    try:
+        staging.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    old.rename(staging)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step; False where the system cannot (Linux can, on most of its file systems)."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of <fcntl.h> and <stdio.h>
+    return renameat2 is not None and renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 def _sync(path: Path) -> None:

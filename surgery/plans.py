@@ -63,7 +63,7 @@ def from_json(text: str, path: Path | str) -> Plan:
     """Read a plan; raises PlanError that names the file and the entry."""
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PlanError(f"{path}: is not JSON: {error}") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         found = data.get("format") if isinstance(data, dict) else type(data).__name__

@@ -95,8 +95,8 @@ def _text(surveyed: Survey, memory: Memory | None) -> str:
         facts = surveyed.facts[node.key]
         rows.append(
             (
-                tables.printable(node.key),
-                tables.printable(node.type),
+                tables.printable(node.key, 60),
+                tables.printable(node.type, 60),
                 tables.shape(facts.shapes[0]) if facts.shapes else "-",
                 tables.count(facts.params) if facts.params != 0 else "",
                 tables.count(facts.macs) if facts.macs != 0 else "",
@@ -107,7 +107,7 @@ def _text(surveyed: Survey, memory: Memory | None) -> str:
     lines = [tables.table(rows, frozenset({3, 4, 5})), ""]
     lines += [f"{tables.count(surveyed.params)} parameters, {tables.count(surveyed.macs)} MACs a forward pass"]
     if memory is None:
-        lines.append(f"memory: not known; {surveyed.missing_shape() or 'a shape is missing'}")
+        lines.append(f"memory: not known; {tables.printable(surveyed.missing_shape() or 'a shape is missing')}")
     else:
         lines.append(
             f"memory in Caffe: {tables.size(memory.total)} (weights {tables.size(memory.weights)}, activations "
@@ -135,6 +135,7 @@ def _inspect_weights(path: Path, *, as_json: bool) -> None:
         return
     heading = ("layer", "type", "blobs")
     lines = [
-        (tables.printable(n), tables.printable(t), " ".join(tables.shape(s) for s in blobs)) for n, t, blobs in layers
+        (tables.printable(n, 60), tables.printable(t, 60), " ".join(tables.shape(s) for s in blobs))
+        for n, t, blobs in layers
     ]
     click.echo(tables.table([heading, *lines]))

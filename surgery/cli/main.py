@@ -24,6 +24,9 @@ VERBS = {
 }
 
 
+MESSAGE_LENGTH = 4000
+
+
 class _Verbs(click.Group):
     """Finds a verb's function when it is called for."""
 
@@ -42,12 +45,11 @@ class _Verbs(click.Group):
         try:
             return super().main(*args, **kwargs)
         except SurgeryError as error:
-            click.echo(f"surgery: {error}", err=True)
+            click.echo(f"surgery: {str(error)[:MESSAGE_LENGTH]}", err=True)  # A file may hold a name of a megabyte.
             sys.exit(error.exit_code)
         except OSError as error:
-            if error.filename is None:
-                raise
-            click.echo(f"surgery: {error.filename}: {error.strerror}", err=True)
+            place = error.filename if error.filename is not None else "reading or writing a file"
+            click.echo(f"surgery: {place}: {error.strerror or error}", err=True)
             sys.exit(2)
 
 

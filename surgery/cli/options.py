@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -90,8 +91,8 @@ def parse_shape(text: str) -> tuple[str, Shape]:
     """Read `data=1,3,224,224`; raises PlanError."""
     name, equals, dims = text.rpartition("=")
     parts = dims.replace("x", ",").split(",")
-    if not (equals and name and all(part.strip().isdigit() and int(part) > 0 for part in parts)):
-        raise PlanError(f"--shape {text}: expected like data=1,3,224,224")
+    if not (equals and name and all(re.fullmatch("[0-9]{1,9}", part.strip()) and int(part) for part in parts)):
+        raise PlanError(f"--shape {text[:60]}: expected like data=1,3,224,224")
     return name, tuple(int(part) for part in parts)
 
 

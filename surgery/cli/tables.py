@@ -56,6 +56,8 @@ def change(before: int | None, after: int | None) -> str:
     return f"{after / before:.1%}" if before and after is not None else ""
 
 
-def printable(text: str) -> str:
-    """Return a name from a file without what could move a terminal's cursor."""
+def printable(text: str, width: int = 300) -> str:
+    """Return text from a file without what could move a terminal's cursor, its middle left out beyond `width`."""
+    if len(text) > width:
+        text = f"{text[: width // 2]}...{text[-width // 2 :]}"
     return "".join(c if c.isprintable() else "?" for c in text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,17 +87,21 @@ def _read_inputs(path: Path, shapes: dict[str, tuple[int, ...]]) -> list[Inputs]
     try:
         loaded = np.load(path, allow_pickle=False)
         arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {next(iter(shapes), "data"): loaded}
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ModelError(f"{path}: is not an .npy or .npz file of arrays ({error})") from error
     if set(arrays) != set(shapes):
         raise ModelError(f"{path}: holds {sorted(arrays)}; the network's inputs are {sorted(shapes)}")
     batches = {}
     for name, array in arrays.items():
+        if array.dtype.kind not in "fiub":
+            raise ModelError(f"{path}: '{name}' holds {array.dtype}; expected numbers")
         axes = len(shapes[name])
         if array.ndim not in (axes, axes + 1) or array.shape[-axes + 1 :] != shapes[name][1:]:
             raise ModelError(f"{path}: '{name}' has shape {array.shape}; expected {shapes[name]}, or samples of it")
         batches[name] = array if array.ndim == axes + 1 else array[None]
     counts = {len(batch) for batch in batches.values()}
+    if counts == {0}:
+        raise ModelError(f"{path}: holds no sample")
     if len(counts) != 1:
         raise ModelError(f"{path}: the inputs have different numbers of samples: {sorted(counts)}")
     return [{name: batch[i] for name, batch in batches.items()} for i in range(counts.pop())]

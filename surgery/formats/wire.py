@@ -47,7 +47,7 @@ def walk(buffer: Buffer, start: int, end: int, path: Path | str) -> Iterator[Rec
         elif wire == FIXED64:
             stop = value + 8
         elif wire == START_GROUP:
-            stop = _group_end(buffer, value, end, path)
+            stop = _group_end(buffer, number, value, end, path)
         else:
             raise ParseError(path, f"wire type {wire} cannot stand here; the file is damaged", offset=position)
         if stop > end:
@@ -66,7 +66,7 @@ def varint(buffer: Buffer, position: int, end: int, path: Path | str) -> tuple[i
         position += 1
         result |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return result, position
+            return result & 0xFFFF_FFFF_FFFF_FFFF, position  # protobuf drops what is above 64 bits
         shift += 7
         if shift >= 70:
             raise ParseError(path, "a number is longer than ten bytes; the file is damaged", offset=start)
@@ -78,18 +78,20 @@ def signed(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
-def _group_end(buffer: Buffer, position: int, end: int, path: Path | str) -> int:
-    """Return the offset behind the end tag of a group whose fields begin at `position`."""
-    start, depth = position, 1
-    while depth:
-        if depth > MAX_DEPTH or position >= end:
+def _group_end(buffer: Buffer, number: int, position: int, end: int, path: Path | str) -> int:
+    """Return the offset behind the end tag of the group `number` whose fields begin at `position`."""
+    start, opened = position, [number]
+    while opened:
+        if len(opened) > MAX_DEPTH or position >= end:
             raise ParseError(path, "a group is never closed; the file is cut off or damaged", offset=start)
+        here = position
         tag, position = varint(buffer, position, end, path)
-        wire = tag & 7
+        number, wire = tag >> 3, tag & 7
         if wire == START_GROUP:
-            depth += 1
+            opened.append(number)
         elif wire == END_GROUP:
-            depth -= 1
+            if opened.pop() != number:
+                raise ParseError(path, f"group {number} ends here but was not opened; the file is damaged", offset=here)
         elif wire == BYTES:
             length, position = varint(buffer, position, end, path)
             position += length
@@ -97,8 +99,8 @@ def _group_end(buffer: Buffer, position: int, end: int, path: Path | str) -> int
             position = varint(buffer, position, end, path)[1]
         elif wire in (FIXED32, FIXED64):
             position += 4 if wire == FIXED32 else 8
-        else:
-            raise ParseError(path, f"wire type {wire} cannot stand here; the file is damaged", offset=position)
+        if wire > FIXED32 or number == 0 or number >= 1 << 29:
+            raise ParseError(path, f"tag {tag} is impossible; the file is damaged", offset=here)
     return position
 
 

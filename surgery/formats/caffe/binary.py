@@ -33,11 +33,11 @@ if TYPE_CHECKING:  # NumPy is imported where weights are touched: an index needs
     from numpy.typing import NDArray
 
 MAX_BYTES = 2**31 - 1  # protobuf's limit for one message
-MAX_LAYERS = 200_000  # a hundred times the largest known network; keeps the index's memory bounded
+# Several times what the largest known networks need; they keep the time and the memory of an index bounded.
+MAX_LAYERS = 20_000
+MAX_PARTS = 1_000_000  # fields looked at
+MAX_TEXT = 16_000_000  # bytes of names
 MAX_AXES = 32  # Caffe's own limit
-MAX_RUNS = 100_000  # pieces of one blob
-_UNPACKED_FLOATS = re.compile(rb"(?:\x2d.{4})*+", re.S)
-_UNPACKED_DOUBLES = re.compile(rb"(?:\x41.{8})*+", re.S)
 
 NET_V1_LAYERS, NET_LAYER = 2, 100
 
@@ -152,107 +152,153 @@ def mapped(file: IO[bytes], path: Path) -> Caffemodel:
     file.seek(0, 2)
     # An empty file cannot be mapped; to Caffe it is a model without layers.
     buffer: mmap.mmap | bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.tell() else b""
-    return Caffemodel(path, buffer, tuple(_layers(buffer, path)))
+    return Caffemodel(path, buffer, tuple(_layers(_Source(buffer, path))))
 
 
-def _layers(buffer: mmap.mmap | bytes, path: Path) -> Iterator[LayerRecord]:
+@dataclass(eq=False)
+class _Source:
+    """The bytes being indexed, and how much more of them may be looked at."""
+
+    buffer: mmap.mmap | bytes
+    path: Path
+    parts: int = MAX_PARTS
+    text: int = MAX_TEXT
+
+    def walk(self, start: int, end: int) -> Iterator[Record]:
+        for record in walk(self.buffer, start, end, self.path):
+            self.parts -= 1
+            if self.parts < 0:
+                raise self.error(record.start, f"more than {MAX_PARTS} fields beside the weights' numbers")
+            yield record
+
+    def varint(self, record: Record) -> int:
+        return varint(self.buffer, record.value, record.end, self.path)[0]
+
+    def string(self, record: Record) -> str:
+        self.text -= record.end - record.value
+        if self.text < 0:
+            raise self.error(record.start, f"more than {MAX_TEXT} bytes of names")
+        return self.buffer[record.value : record.end].decode("utf-8", "surrogateescape")
+
+    def error(self, offset: int, message: str) -> ParseError:
+        return ParseError(self.path, f"{message}; no network has that many", offset=offset)
+
+
+def _layers(source: _Source) -> Iterator[LayerRecord]:
     count = 0
-    for record in walk(buffer, 0, len(buffer), path):
+    for record in source.walk(0, len(source.buffer)):
         if record.wire != BYTES or record.number not in (NET_V1_LAYERS, NET_LAYER):
             continue
         count += 1
         if count > MAX_LAYERS:
-            raise ParseError(path, f"more than {MAX_LAYERS} layers; no network has that many", offset=record.start)
-        generation = 2 if record.number == NET_LAYER else 1
-        yield _layer(buffer, record, generation, path)
+            raise source.error(record.start, f"more than {MAX_LAYERS} layers")
+        yield _layer(source, record, 2 if record.number == NET_LAYER else 1)
 
 
-def _layer(buffer: mmap.mmap | bytes, record: Record, generation: int, path: Path) -> LayerRecord:
-    fields = (V0_FIELDS, V1_FIELDS, V2_FIELDS)[generation]
+def _layer(source: _Source, record: Record, generation: int) -> LayerRecord:
+    fields = V2_FIELDS if generation == 2 else V1_FIELDS
     name = kind = ""
-    bottoms, tops, blobs = [], [], []
-    for part in walk(buffer, record.value, record.end, path):
+    bottoms, tops, blobs, v0_layers = [], [], [], []
+    for part in source.walk(record.value, record.end):
         if part.number == fields.type and part.wire == VARINT and generation == 1:
-            number = varint(buffer, part.value, part.end, path)[0]
+            number = source.varint(part)
             kind = V1_TYPES.get(V1_NUMBERS.get(number, ""), f"V1:{number}")
         elif part.wire != BYTES:
             continue
         elif part.number == fields.name:
-            name = _text(buffer, part)
-        elif part.number == fields.type:
-            kind = _text(buffer, part)
+            name = source.string(part)
+        elif part.number == fields.type and generation == 2:
+            kind = source.string(part)
         elif part.number == fields.bottom:
-            bottoms.append(_text(buffer, part))
+            bottoms.append(source.string(part))
         elif part.number == fields.top:
-            tops.append(_text(buffer, part))
+            tops.append(source.string(part))
         elif part.number == fields.blobs:
-            blobs.append(_blob(buffer, part, path))
+            blobs.append(_blob(source, part))
         elif part.number == V1_V0_LAYER and generation == 1:
-            inner = _layer(buffer, part, 0, path)
-            name, kind, blobs, generation = inner.name, V0_TYPES.get(inner.type, inner.type), list(inner.blobs), 0
-            fields = V1_FIELDS  # The connections stand outside the V0 message.
+            v0_layers.append(part)
+    if v0_layers:  # Whatever else V1 names is not looked at then.
+        generation = 0
+        name, kind, blobs = _v0_layer(source, v0_layers)
     return LayerRecord(name, kind, tuple(bottoms), tuple(tops), generation, record.start, record.end, tuple(blobs))
 
 
-def _text(buffer: mmap.mmap | bytes, record: Record) -> str:
-    return bytes(buffer[record.value : record.end]).decode("utf-8", "surrogateescape")
+def _v0_layer(source: _Source, records: Sequence[Record]) -> tuple[str, str, list[BlobRecord]]:
+    """Return name, type and blobs of the V0 message in a V1 layer; protobuf merges one that comes in pieces."""
+    name = kind = ""
+    blobs = []
+    for part in (part for record in records for part in source.walk(record.value, record.end)):
+        if part.wire != BYTES:
+            continue
+        if part.number == V0_FIELDS.name:
+            name = source.string(part)
+        elif part.number == V0_FIELDS.type:
+            kind = source.string(part)
+        elif part.number == V0_FIELDS.blobs:
+            blobs.append(_blob(source, part))
+    return name, V0_TYPES.get(kind, kind), blobs
 
 
-def _blob(buffer: mmap.mmap | bytes, record: Record, path: Path) -> BlobRecord:
+def _blob(source: _Source, record: Record) -> BlobRecord:
     shape: list[int] = []
     legacy: dict[int, int] = {}
-    floats: list[Run] = []
-    doubles: list[Run] = []
+    runs: dict[int, list[Run]] = {number: [] for number in _NUMBERS}
     raw = False
     position = record.value
     while position < record.end:
-        part = next(walk(buffer, position, record.end, path))
+        part = next(source.walk(position, record.end))
         position = part.end
-        if part.number == 7 and part.wire == BYTES:
-            shape += _dims(buffer, part, path)
+        if part.number in _NUMBERS:
+            position = _numbers(source, part, record.end, runs[part.number])
+        elif part.number == 7 and part.wire == BYTES:
+            _add_dims(source, part, shape)
         elif part.number <= 4 and part.wire == VARINT:
-            legacy[part.number] = signed(varint(buffer, part.value, part.end, path)[0])
-        elif part.number in (5, 8):
-            runs = doubles if part.number == 8 else floats
-            position = _numbers(buffer, part, record.end, runs, path)
+            legacy[part.number] = (source.varint(part) + 2**31) % 2**32 - 2**31
         elif part.number == 12 and part.wire == BYTES:
             raw = True
     if legacy:
         shape = [legacy.get(number, 0) for number in (1, 2, 3, 4)]
-    found = doubles or floats  # Caffe ignores `data` where `double_data` is not empty.
-    return BlobRecord(tuple(shape), bool(legacy), bool(doubles), raw and not found, tuple(found))
+    found = runs[DOUBLE_DATA] or runs[DATA]  # Caffe ignores `data` where `double_data` is not empty.
+    return BlobRecord(tuple(shape), bool(legacy), bool(runs[DOUBLE_DATA]), raw and not found, tuple(found))
 
 
-def _dims(buffer: mmap.mmap | bytes, record: Record, path: Path) -> list[int]:
-    dims: list[int] = []
-    for part in walk(buffer, record.value, record.end, path):
-        if part.number != 1:
+def _add_dims(source: _Source, record: Record, shape: list[int]) -> None:
+    """Add the dims of a BlobShape, packed or not, to `shape`."""
+    for part in source.walk(record.value, record.end):
+        if part.number != 1 or part.wire not in (VARINT, BYTES):
             continue
         position = part.value
         while position < part.end:
-            value, position = varint(buffer, position, part.end, path)
-            dims.append(signed(value))
-            if len(dims) > MAX_AXES:
-                raise ParseError(path, f"a blob has more than {MAX_AXES} axes", offset=part.start)
-    return dims
+            value, position = varint(source.buffer, position, part.end, source.path)
+            shape.append(signed(value))
+            if len(shape) > MAX_AXES:
+                raise ParseError(source.path, f"a blob has more than {MAX_AXES} axes", offset=part.start)
 
 
-def _numbers(buffer: mmap.mmap | bytes, part: Record, end: int, runs: list[Run], path: Path) -> int:
-    """Add the `data` or `double_data` field `part` to `runs`; return the offset behind what was taken.
+DATA, DIFF, DOUBLE_DATA, DOUBLE_DIFF = 5, 6, 8, 9
+# Field -> bytes of a number, wire type of one that stands alone, and many of those, each behind its tag.
+_NUMBERS = {
+    DATA: (4, FIXED32, re.compile(rb"(?:\x2d.{4})*+", re.S)),
+    DIFF: (4, FIXED32, re.compile(rb"(?:\x35.{4})*+", re.S)),
+    DOUBLE_DATA: (8, FIXED64, re.compile(rb"(?:\x41.{8})*+", re.S)),
+    DOUBLE_DIFF: (8, FIXED64, re.compile(rb"(?:\x49.{8})*+", re.S)),
+}
+
+
+def _numbers(source: _Source, part: Record, end: int, runs: list[Run]) -> int:
+    """Add the numbers of field `part` to `runs`; return the offset behind what was taken.
 
     Unpacked numbers stand one by one, each behind its tag: all that follow each other make one run.
     """
-    size, single, unpacked = (8, FIXED64, _UNPACKED_DOUBLES) if part.number == 8 else (4, FIXED32, _UNPACKED_FLOATS)
-    if len(runs) >= MAX_RUNS:
-        raise ParseError(path, f"a blob is in more than {MAX_RUNS} pieces", offset=part.start)
+    size, single, unpacked = _NUMBERS[part.number]
     if part.wire == BYTES:
         if (part.end - part.value) % size:
             found = f"{part.end - part.value} bytes of numbers of {size} bytes each"
-            raise ParseError(path, f"a blob holds {found}; the file is damaged", offset=part.start)
+            raise ParseError(source.path, f"a blob holds {found}; the file is damaged", offset=part.start)
         if part.end > part.value:
             runs.append(Run(part.value, (part.end - part.value) // size, size))
     elif part.wire == single:
-        match = unpacked.match(buffer, part.start, end)
+        match = unpacked.match(source.buffer, part.start, end)
         if match and match.end() > part.start:
             stride = size + part.value - part.start
             runs.append(Run(part.value, (match.end() - part.start) // stride, stride))
@@ -261,21 +307,18 @@ def _numbers(buffer: mmap.mmap | bytes, part: Record, end: int, runs: list[Run],
     return part.end
 
 
-def encode_blob(array: NDArray[np.floating], *, legacy: bool) -> tuple[bytes, NDArray[np.float32]]:
-    """Return a blob's header (everything before the numbers) and its numbers as packed float32.
+def encode_shape(array: NDArray[np.floating], *, legacy: bool) -> bytes:
+    """Return a blob up to its numbers, which follow as packed float32.
 
     With `legacy`, num/channels/height/width are written beside the shape: the oldest Caffes read nothing else.
     """
-    import numpy as np
-
-    numbers = np.ascontiguousarray(array, "<f4")
     dims = b"".join(encode_varint(n) for n in array.shape)
     header = b""
     if legacy and array.ndim <= 4:
         padded = (1,) * (4 - array.ndim) + array.shape
         header = b"".join(encode_tag(i, VARINT) + encode_varint(n) for i, n in enumerate(padded, 1))
     header += encode_bytes(7, encode_bytes(1, dims))
-    return header + encode_tag(5, BYTES) + encode_varint(numbers.nbytes), numbers
+    return header + encode_tag(DATA, BYTES) + encode_varint(4 * array.size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,14 +331,14 @@ class NewLayer:
     blobs: tuple[NDArray[np.floating], ...]
     legacy: bool = False
 
-    def encode(self) -> list[bytes | NDArray[np.float32]]:
-        """Return the layer's field in pieces; the numbers stay arrays until they are written."""
+    def encode(self) -> list[bytes | NDArray[np.floating]]:
+        """Return the layer's field in pieces; the numbers stay as they are until they are written."""
         number, fields = (NET_LAYER, V2_FIELDS) if self.generation == 2 else (NET_V1_LAYERS, V1_FIELDS)
-        pieces: list[bytes | NDArray[np.float32]] = [self.head]
+        pieces: list[bytes | NDArray[np.floating]] = [self.head]
         for blob in self.blobs:
-            header, numbers = encode_blob(blob, legacy=self.legacy)
-            length = encode_varint(len(header) + numbers.nbytes)
-            pieces += [encode_tag(fields.blobs, BYTES) + length + header, numbers]
+            header = encode_shape(blob, legacy=self.legacy)
+            length = encode_varint(len(header) + _size(blob))
+            pieces += [encode_tag(fields.blobs, BYTES) + length + header, blob]
         size = sum(_size(piece) for piece in pieces)
         return [encode_tag(number, BYTES) + encode_varint(size), *pieces]
 
@@ -326,8 +369,9 @@ def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _size(piece: bytes | NDArray[np.float32]) -> int:
-    return len(piece) if isinstance(piece, bytes) else piece.nbytes
+def _size(piece: bytes | NDArray[np.floating]) -> int:
+    """Return what a piece takes in the file."""
+    return len(piece) if isinstance(piece, bytes) else 4 * piece.size
 
 
 @dataclass(frozen=True, eq=False)
@@ -357,7 +401,7 @@ def write(model: Caffemodel, replacements: Sequence[Replacement], path: Path) ->
         for replacement, parts in zip(ordered, pieces, strict=True):
             _copy(model, position, replacement.start, file)
             for part in parts:
-                file.write(part if isinstance(part, bytes) else part.data)
+                _write_piece(part, file)
             position = replacement.end
         _copy(model, position, model.size, file)
 
@@ -365,3 +409,14 @@ def write(model: Caffemodel, replacements: Sequence[Replacement], path: Path) ->
 def _copy(model: Caffemodel, start: int, end: int, file: IO[bytes], block: int = 1 << 22) -> None:
     for position in range(start, end, block):
         file.write(model.buffer[position : min(end, position + block)])
+
+
+def _write_piece(piece: bytes | NDArray[np.floating], file: IO[bytes], block: int = 1 << 22) -> None:
+    """Write bytes, or numbers as float32, converted a block of rows at a time."""
+    if isinstance(piece, bytes):
+        file.write(piece)
+        return
+    rows = piece.reshape(1) if piece.ndim == 0 else piece
+    step = max(1, block * len(rows) // max(1, piece.nbytes))
+    for start in range(0, len(rows), step):
+        file.write(rows[start : start + step].astype("<f4", order="C", copy=False).data)

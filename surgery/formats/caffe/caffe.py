@@ -117,6 +117,8 @@ def load(
     that does not belong together.
     """
     document = text.read(prototxt)
+    network.check_network(document)
+    text.check(document, "NetParameter")
     layers = network.layers(document)
     opened = weights.read(weight_file) if weight_file else None
     notes = []
@@ -129,11 +131,20 @@ def load(
     if isinstance(opened, weights.BinaryWeights) and opened.has_v0:
         opened = opened.upgraded()
         notes.append(f"{opened.path.name}: V0 layers were upgraded to V2")
+    _check_inputs(document, layers, input_shapes or {})
     state = state_of(document, phase=phase, level=level, stages=stages)
     files = (prototxt, weight_file) if weight_file else (prototxt,)
     net = CaffeNet(files, document, layers, opened, state, dict(input_shapes or {}), tuple(notes))
     join.check(net.active, opened, {id(x): net.inferred[id(x)].blobs for x in net.active}, document.path)
     return Model(FORMAT, _nodes(net), net)
+
+
+def _check_inputs(document: text.Document, layers: Sequence[Layer], shapes: Mapping[str, Shape]) -> None:
+    """Raise ModelError for a shape given to a blob that the network does not have."""
+    blobs = {*network.input_names(document), *(top for layer in layers for top in layer.tops)}
+    for name in shapes:
+        if name not in blobs:
+            raise ModelError(f"{document.path}: a shape is given for '{name}'; the network has no blob of that name")
 
 
 def copy(definition: Path | None, stored: Path | None, folder: Path, stem: str) -> tuple[Path, ...]:

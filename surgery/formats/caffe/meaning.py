@@ -34,6 +34,13 @@ def refusal(layer: Layer) -> str | None:
 
 def as_op(layer: Layer, arrays: Sequence[FloatArray]) -> Op | str:
     """Return the operation of a layer that `refusal` lets pass, its weight a view of `arrays`, or why there is none."""
+    try:
+        return _op(layer, arrays)
+    except ValueError as error:  # Caffe would refuse it as well: a stride of 0, groups that do not divide.
+        return str(error)
+
+
+def _op(layer: Layer, arrays: Sequence[FloatArray]) -> Op | str:
     from surgery.ops import Conv2d, Linear
 
     has_bias = len(arrays) > 1

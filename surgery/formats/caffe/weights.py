@@ -208,6 +208,8 @@ class H5Weights:
 
 def read(path: Path) -> Weights:
     """Open a weight file of either kind, told apart by its content."""
+    if path.exists() and not path.is_file():
+        raise ModelError(f"{path}: is no regular file; expected weights")  # Opening a pipe would wait for ever.
     with path.open("rb") as file:
         head = file.read(8)
     if head == b"\x89HDF\r\n\x1a\n":
