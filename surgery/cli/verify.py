@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from surgery.cli import options, tables
+from surgery.cli.progress import bar
 from surgery.errors import ModelError
 
 if TYPE_CHECKING:
@@ -55,7 +56,10 @@ def verify(
     ]
     models = (sources[0].load(), sources[1].load())
     given = _read_inputs(inputs, dict(models[0].format.runnable(models[0]).inputs)) if inputs else None
-    verdict = run(models, pairs, _engine(runtime), given, seed=seed, layers=layers)
+    engine = _engine(runtime)
+    with bar() as progress:
+        progress(f"running both models in {engine}", 0.0)
+        verdict = run(models, pairs, engine, given, seed=seed, layers=layers)
     click.echo(_json(verdict) if as_json else _text(verdict, tolerance))
     if not verdict.worst.rel_l2 <= tolerance:
         raise SystemExit(1)
