@@ -119,7 +119,8 @@ def write_file(path: Path, text: str) -> None:
         raise PlanError(f"-o {path}: its folder does not exist; make it first")
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+        # A name that is not UTF-8 holds lone surrogates: \udcff, as this writes them, is JSON's spelling too.
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

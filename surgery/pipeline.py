@@ -102,9 +102,14 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 
 def _write_records(folder: Path, plan: Plan, report: Mapping[str, object], timings: Mapping[str, float]) -> None:
-    (folder / "plan.json").write_text(to_json(plan), encoding="utf-8")
-    (folder / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / "timings.json").write_text(json.dumps(timings, indent=2) + "\n", encoding="utf-8")
+    texts = {
+        "plan.json": to_json(plan),
+        REPORT: json.dumps(report, indent=2, ensure_ascii=False) + "\n",
+        "timings.json": json.dumps(timings, indent=2) + "\n",
+    }
+    for name, text in texts.items():
+        # A name that is not UTF-8 holds lone surrogates: \udcff, as this writes them, is JSON's spelling too.
+        (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _verify(cut: Model, result: Rewritten, paths: Sequence[Path], engines: Sequence[str], seed: int) -> Verdict:

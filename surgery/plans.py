@@ -50,7 +50,9 @@ def to_json(plan: Plan) -> str:
     left = [{"layer": x.key, "reason": x.reason} for x in plan.left]
     head = {"format": FORMAT, "source": plan.digest, "threads": plan.threads, "seed": plan.seed}
     lines = [f"  {json.dumps(name)}: {json.dumps(value)}," for name, value in head.items()]
-    return "\n".join(["{", *lines, f'  "cuts": {_rows(cuts)},', f'  "left": {_rows(left)}', "}", ""])
+    text = "\n".join(["{", *lines, f'  "cuts": {_rows(cuts)},', f'  "left": {_rows(left)}', "}", ""])
+    # A name that is not UTF-8 holds lone surrogates: \udcff, as this writes them, is JSON's spelling too.
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _rows(rows: list[dict[str, Any]]) -> str:

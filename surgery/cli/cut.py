@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,14 +142,23 @@ def _engines(runtime: str) -> Sequence[str] | None:
 def _show(outcome: Outcome, *, as_json: bool) -> None:
     report: Any = outcome.report
     if as_json:
-        click.echo(json.dumps(report, indent=1, ensure_ascii=False))
+        click.echo(tables.as_json(report))
         return
     rows = [("layer", "method", "rank", "params", "", "MACs", "", "weight error")]
     for row in report["layers"]:
         (p0, p1), (m0, m1) = row["params"], row["macs"]
         rank = "x".join(map(str, row["rank"]))
         share = (f"{p0:,} -> {p1:,}", tables.change(p0, p1), f"{tables.count(m0)} -> {tables.count(m1)}")
-        rows.append((row["layer"], row["method"], rank, *share, tables.change(m0, m1), f"{row['weight_error']:.4f}"))
+        rows.append(
+            (
+                tables.printable(row["layer"], 60),
+                row["method"],
+                rank,
+                *share,
+                tables.change(m0, m1),
+                f"{row['weight_error']:.4f}",
+            )
+        )
     if len(rows) > 1:
         click.echo(tables.table(rows, frozenset({2, 4, 6, 7})) + "\n")
     for name, shown in (("params", tables.count), ("macs", tables.count), ("weight_bytes", tables.size)):
@@ -158,10 +166,10 @@ def _show(outcome: Outcome, *, as_json: bool) -> None:
             a, b = report["totals"]["before"][name], report["totals"]["after"][name]
             click.echo(f"{name.replace('_', ' '):13} {shown(a)} -> {shown(b)}  {tables.change(a, b)}")
     for left in report["left"]:
-        click.echo(f"left alone: {left['layer']}: {left['reason']}")
+        click.echo(tables.printable(f"left alone: {left['layer']}: {left['reason']}"))
     for note in report["notes"]:
         click.echo(f"note: {note}")
-    click.echo(_verified(report["verified"], cut=bool(report["layers"])))
+    click.echo(tables.printable(_verified(report["verified"], cut=bool(report["layers"])), 1000))
     click.echo("wrote " + " ".join(str(path) for path in outcome.files))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +45,7 @@ def inspect(
     surveyed = survey(model)
     memory = model.format.memory(model)
     if as_json:
-        click.echo(json.dumps(_facts(surveyed, memory), indent=1, ensure_ascii=False))
+        click.echo(tables.as_json(_facts(surveyed, memory)))
     else:
         click.echo(_text(surveyed, memory))
 
@@ -131,7 +130,7 @@ def _inspect_weights(path: Path, *, as_json: bool) -> None:
     layers = weights_of(path)
     if as_json:
         rows = [{"name": name, "type": kind, "blobs": [list(s) for s in blobs]} for name, kind, blobs in layers]
-        click.echo(json.dumps({"format": 1, "layers": rows}, indent=1, ensure_ascii=False))
+        click.echo(tables.as_json({"format": 1, "layers": rows}))
         return
     heading = ("layer", "type", "blobs")
     lines = [

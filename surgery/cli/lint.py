@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -53,7 +52,7 @@ def lint(
     findings = lints.lint(definition, stored, state=state, input_shapes=stated, target=target)
     if as_json:
         rows = [asdict(finding) for finding in findings]
-        click.echo(json.dumps({"format": 1, "findings": rows}, indent=1, ensure_ascii=False))
+        click.echo(tables.as_json({"format": 1, "findings": rows}))
     else:
         for finding in findings:
             severity = tables.styled(f"{finding.severity}:", fg=COLOURS[finding.severity])

@@ -45,12 +45,17 @@ class _Verbs(click.Group):
         try:
             return super().main(*args, **kwargs)
         except SurgeryError as error:
-            click.echo(f"surgery: {str(error)[:MESSAGE_LENGTH]}", err=True)  # A file may hold a name of a megabyte.
+            click.echo(f"surgery: {_shown(error)}", err=True)
             sys.exit(error.exit_code)
         except OSError as error:
             place = error.filename if error.filename is not None else "reading or writing a file"
             click.echo(f"surgery: {place}: {error.strerror or error}", err=True)
             sys.exit(2)
+
+
+def _shown(error: SurgeryError) -> str:
+    """Return the error's text; names from a file may hold a megabyte, or what would move the terminal's cursor."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in str(error)[:MESSAGE_LENGTH])
 
 
 @click.command(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -61,3 +62,9 @@ def printable(text: str, width: int = 300) -> str:
     if len(text) > width:
         text = f"{text[: width // 2]}...{text[-width // 2 :]}"
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def as_json(value: object) -> str:
+    r"""Return JSON that any terminal takes; bytes that are not UTF-8 come out as \udcNN, JSON's own spelling."""
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode()

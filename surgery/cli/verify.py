@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,7 +122,7 @@ def _row(c: Comparison) -> dict[str, Any]:
 
 def _json(verdict: Verdict) -> str:
     rows = [_row(comparison) for comparison in verdict.comparisons]
-    return json.dumps({"format": 1, "runtime": verdict.runtime, "blobs": rows}, indent=1, ensure_ascii=False)
+    return tables.as_json({"format": 1, "runtime": verdict.runtime, "blobs": rows})
 
 
 def _text(verdict: Verdict, tolerance: float) -> str:
@@ -131,6 +130,6 @@ def _text(verdict: Verdict, tolerance: float) -> str:
     for c in verdict.comparisons:
         top1 = "" if c.top1_agreement is None else f"{c.top1_agreement:.1%}"
         verdict_text = "" if c.rel_l2 <= tolerance else "differs"
-        rows.append((c.blob, f"{c.max_abs:.3e}", f"{c.rel_l2:.3e}", top1, verdict_text))
+        rows.append((tables.printable(c.blob, 60), f"{c.max_abs:.3e}", f"{c.rel_l2:.3e}", top1, verdict_text))
     samples = verdict.comparisons[0].samples
     return tables.table(rows, frozenset({1, 2, 3})) + f"\n\n{samples} inputs in {verdict.runtime}"

@@ -33,7 +33,8 @@ def split(files: Sequence[Path], *, needs_definition: bool = True) -> tuple[Path
         raise ModelError(f"{names}: expected one prototxt and at most one file of weights (.caffemodel, .h5)")
     for path in files:
         if not path.is_file():
-            raise ModelError(f"{path}: no such file" if not path.exists() else f"{path}: is a folder, expected a file")
+            kind = "is a folder" if path.is_dir() else "is not a regular file"
+            raise ModelError(f"{path}: {kind}, expected a file" if path.exists() else f"{path}: no such file")
     return next(iter(definitions), None), next(iter(stored), None)
 
 

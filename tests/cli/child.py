@@ -1,7 +1,7 @@
 """Runs command lines one after the other: exit code, output, time and, each in a fork of its own, peak memory.
 
-`python -m tests.cli.child` reads a JSON list of argument lists and prints a JSON list of what came of them, with
---measured including memory. Everything is imported before the first command, as that is what takes the time.
+`python -m tests.cli.child` reads lines, each a JSON list of argument lists, and answers each with a JSON list of what
+came of them, with --measured including memory. Everything is imported first, as that is what takes the time.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def main() -> None:
             importlib.import_module(module.name)
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     run = _measured if "--measured" in sys.argv else _ran
-    results = [run(arguments) for arguments in json.load(sys.stdin)]
-    json.dump([asdict(result) for result in results], sys.stdout)
+    for line in sys.stdin:
+        print(json.dumps([asdict(run(arguments)) for arguments in json.loads(line)]), flush=True)
 
 
 def _measured(arguments: list[str]) -> Ran:

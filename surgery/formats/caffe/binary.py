@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # NumPy is imported where weights are touched: an index needs
 MAX_BYTES = 2**31 - 1  # protobuf's limit for one message
 # Several times what the largest known networks need; they keep the time and the memory of an index bounded.
 MAX_LAYERS = 20_000
-MAX_PARTS = 1_000_000  # fields looked at
+MAX_PARTS = 500_000  # fields looked at
 MAX_TEXT = 16_000_000  # bytes of names
 MAX_AXES = 32  # Caffe's own limit
 

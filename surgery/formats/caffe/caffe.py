@@ -16,6 +16,8 @@ from surgery.formats.caffe.network import Layer, Shape
 from surgery.model import Edit, Facts, Memory, Model, Node, Refusal, Runnable, Splice, placeholder
 from surgery.ops import Chain, FloatArray, Op
 
+MAX_COUNT = 2**31 - 1  # numbers in one blob
+
 
 class CaffeFormat:
     """See `surgery.model.Format`."""
@@ -180,8 +182,8 @@ def _entanglement(net: CaffeNet, layer: Layer) -> str | None:
         others = [other for other in net.shared.get(name, ()) if other != layer.name]
         if others:
             return f"its weights are shared with '{others[0]}' (param name '{name}')"
-    twins = [other for other in net.layers if other.name == layer.name and other is not layer]
-    if any(twin in net.active for twin in twins):
+    twins = [other for other in net.by_name[layer.name] if other is not layer]
+    if any(id(twin) in net.inferred for twin in twins):  # Shapes are inferred of the layers that run.
         return "two layers that run have this name; Caffe gives the weights to the first only"
     for twin in twins:
         if _geometry(twin) != _geometry(layer):
@@ -206,6 +208,8 @@ def _op(net: CaffeNet, layer: Layer, index: int | None) -> Op | str:
             return reason
         arrays: Sequence[FloatArray] = net.weights.arrays(index)
     elif inferred is not None:
+        if any(meaning.count([shape]) > MAX_COUNT for shape in inferred):
+            return f"a blob of its would hold more than {MAX_COUNT} numbers, which Caffe refuses"
         arrays = [placeholder(shape) for shape in inferred]
     else:
         return f"its shape is not known: {net.inferred[id(layer)].reason}"

@@ -59,6 +59,14 @@ class CaffeNet:
         return active(self.layers, self.state)
 
     @cached_property
+    def by_name(self) -> Mapping[str, tuple[Layer, ...]]:
+        """All layers by name, whatever their phase."""
+        found: dict[str, list[Layer]] = {}
+        for layer in self.layers:
+            found.setdefault(layer.name, []).append(layer)
+        return {name: tuple(same) for name, same in found.items()}
+
+    @cached_property
     def inferred(self) -> Mapping[int, LayerShapes]:
         """Shapes of the active layers, by the id of the layer."""
         stored = {entry.name: entry.shapes for entry in self.weights.layers} if self.weights else {}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from surgery.errors import ModelError, ParseError
+from surgery.errors import ModelError, ParseError, SurgeryError
 from surgery.formats.caffe import binary
 from surgery.formats.caffe.network import Shape
 
@@ -162,7 +163,7 @@ class H5Weights:
     def arrays(self, index: int) -> tuple[NDArray[np.floating], ...]:
         """See Weights."""
         layer = self.layers[index]
-        with _h5py(self.path).File(self.path, "r") as file:
+        with _opened_h5(self.path) as file:
             return tuple(file[f"data/{layer.name}/{i}"][...] for i in range(len(layer.shapes)))
 
     def counts(self, index: int) -> list[tuple[Shape, int]]:
@@ -192,7 +193,7 @@ class H5Weights:
             return
         replaced = {self.layers[index].name for index in replacements}
         h5py = _h5py(self.path)
-        with h5py.File(self.path, "r") as old, h5py.File(path, "w") as new:
+        with _opened_h5(self.path) as old, h5py.File(path, "w") as new:
             for name in old:
                 if name != "data":
                     old.copy(name, new)
@@ -218,21 +219,35 @@ def read(path: Path) -> Weights:
 
 
 def _read_h5(path: Path) -> H5Weights:
-    h5py = _h5py(path)
-    try:
-        with h5py.File(path, "r") as file:
-            if not isinstance(file.get("data"), h5py.Group):
-                raise ModelError(f"{path}: has no group /data; expected HDF5 weights as Caffe writes them")
-            return H5Weights(path, tuple(_h5_layers(file["data"])))
-    except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ParseError(path, f"is damaged: HDF5 says {reason}") from error
+    with _opened_h5(path) as file:
+        if not isinstance(file.get("data"), _h5py(path).Group):
+            raise ModelError(f"{path}: has no group /data; expected HDF5 weights as Caffe writes them")
+        return H5Weights(path, tuple(_h5_layers(file["data"])))
 
 
 def _h5_layers(data: Any) -> Iterator[H5Layer]:
     for name, group in data.items():
-        blobs = sorted((key for key in group if key.isdigit()), key=int)
-        yield H5Layer(name, tuple(tuple(int(n) for n in group[key].shape) for key in blobs))
+        blobs = [group[key] for key in sorted((key for key in group if key.isdigit()), key=int)]
+        if any(blob.dtype.kind != "f" for blob in blobs):
+            raise ValueError(f"/data/{name} holds other things than floating-point numbers")
+        yield H5Layer(name, tuple(tuple(int(n) for n in blob.shape) for blob in blobs))
+
+
+@contextmanager
+def _opened_h5(path: Path) -> Iterator[Any]:
+    """Open an HDF5 file to read; whatever h5py says of one that is damaged becomes a ParseError.
+
+    It has no exception of its own: a flipped bit is an OSError or a RuntimeError here, a KeyError or a TypeError there.
+    """
+    h5py = _h5py(path)
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except SurgeryError:
+        raise
+    except (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+        reason = str(error).strip("'\"\n").partition("\n")[0] or type(error).__name__
+        raise ParseError(path, f"is damaged: HDF5 says {reason}") from error
 
 
 def _h5py(path: Path) -> Any:

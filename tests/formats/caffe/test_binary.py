@@ -302,12 +302,16 @@ DAMAGED = {
     ),
     "a layer cut off": (encode_bytes(100, b"\x0a\x05abcde")[:-2], 0, "is said to end at byte"),
     "a name past its layer": (encode_bytes(100, b"\x0a\x05abc"), 3, "is said to end at byte"),
-    "a million empty blobs": (
+    "more blobs than fields are looked at": (
         encode_bytes(100, b"\x3a\x00" * (binary.MAX_PARTS + 1)),
         None,
         "fields beside the weights' numbers",
     ),
-    "a million unknown fields": (b"\x28\x00" * (binary.MAX_PARTS + 1), 2 * binary.MAX_PARTS, "fields beside"),
+    "more unknown fields than are looked at": (
+        b"\x28\x00" * (binary.MAX_PARTS + 1),
+        2 * binary.MAX_PARTS,
+        "fields beside",
+    ),
     "too many layers": (encode_bytes(100, b"") * (binary.MAX_LAYERS + 1), 3 * binary.MAX_LAYERS, "layers"),
     "a name of 17 MB": (encode_bytes(100, encode_bytes(1, b"a" * 17_000_000)), None, "bytes of names"),
 }
