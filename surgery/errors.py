@@ -44,18 +44,6 @@ class ModelError(SurgeryError, ValueError):
 
 
 @dataclass(eq=False)
-class UnsupportedLayerError(SurgeryError):
-    """A layer stops the whole request, not only its own cut."""
-
-    node: str
-    type: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.node} ({self.type}): {self.reason}"
-
-
-@dataclass(eq=False)
 class PlanError(SurgeryError, ValueError):
     """A request or a plan cannot be carried out on this network."""
 

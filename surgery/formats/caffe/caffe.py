@@ -76,9 +76,14 @@ class CaffeFormat:
         return {name: cut.names for name, cut in model.native.cuts.items()}
 
     def notes(self, model: Model) -> Sequence[str]:
-        """Return what was done on reading: the upgrade of V0 layers."""
-        notes: tuple[str, ...] = model.native.notes
-        return notes
+        """Return what was done on reading, the upgrade of V0 layers, and which weights no layer takes."""
+        net: CaffeNet = model.native
+        entries = net.weights.layers if net.weights else ()
+        strangers = [entry.name for entry in entries if entry.shapes and entry.name not in net.by_name]
+        if not strangers:
+            return net.notes
+        shown = ", ".join(strangers[:5]) + (", ..." if len(strangers) > 5 else "")
+        return (*net.notes, f"{net.files[1].name}: {len(strangers)} layers that the prototxt lacks are kept: {shown}")
 
     def save(self, model: Model, folder: Path, stem: str) -> tuple[Path, ...]:
         """Write `<stem>.prototxt` and, with weights, `<stem>.caffemodel` or `.h5`."""

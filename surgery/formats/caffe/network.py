@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from surgery.errors import ModelError
-from surgery.formats.caffe.schema import kind_of
 from surgery.formats.caffe.schema_table import ENUMS
 from surgery.formats.caffe.text import Document, Field, Message
 
@@ -189,17 +188,3 @@ def inputs(document: Document) -> dict[str, Shape | None]:
 def input_names(document: Document) -> list[str]:
     """Return the names of the `input:` blobs."""
     return document.message("NetParameter").strs("input")
-
-
-def unknown_fields(document: Document, type_name: str) -> list[tuple[Field, str]]:
-    """Return the outermost fields that the schema does not know, each with the message it stands in."""
-    unknown: list[tuple[Field, str]] = []
-    pending = [(field, type_name) for field in reversed(document.fields)]
-    while pending:
-        field, owner = pending.pop()
-        kind = kind_of(owner, field.name)
-        if kind is None:
-            unknown.append((field, owner))
-        elif kind.is_message and field.children:
-            pending += [(child, kind.type) for child in reversed(field.children)]
-    return unknown

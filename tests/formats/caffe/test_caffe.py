@@ -241,6 +241,7 @@ def test_the_last_of_two_entries_counts_and_both_give_way(tmp_path: Path) -> Non
     np.testing.assert_array_equal(model.format.lift(model, model.node("c")).weight, good[0])
     paths = cut_to(tmp_path / "out", model, Plan("", (Cut("c", "svd-channel", (8,)),)))
     assert [record.name for record in binary.read(paths[1]).layers] == ["other", "c_1", "c_2"]
+    assert model.format.notes(model) == ("net.caffemodel: 1 layers that the prototxt lacks are kept: other",)
     assert paths[1].read_bytes().startswith(other)
 
 
