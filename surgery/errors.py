@@ -55,6 +55,18 @@ class PlanError(SurgeryError, ValueError):
 
 
 @dataclass(eq=False)
+class ConversionError(SurgeryError):
+    """Layers of a network have no equivalent in the other format; each reason names its layer."""
+
+    path: Path | str
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        count = "1 layer" if len(self.reasons) == 1 else f"{len(self.reasons)} layers"
+        return f"{self.path}: {count} cannot be converted: {'; '.join(self.reasons)}"
+
+
+@dataclass(eq=False)
 class EngineError(SurgeryError):
     """A runtime refused the files or failed while running them."""
 

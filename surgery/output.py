@@ -113,6 +113,33 @@ def _umask() -> int:
     return mask
 
 
+@contextmanager
+def staged_file(path: Path, inputs: Iterable[Path]) -> Iterator[Path]:
+    """Give a path of the same name in a folder beside; when the block ends well it takes its place.
+
+    So do other files that the block wrote there. Raises PlanError where `path` is a folder or an input, or its
+    folder does not exist.
+    """
+    if not path.absolute().parent.is_dir():
+        raise PlanError(f"-o {path}: its folder does not exist; make it first")
+    if path.is_dir():
+        raise PlanError(f"-o {path}: is a folder; expected the name of a file")
+    if _real(path) in {_real(file) for file in inputs}:
+        raise PlanError(f"-o {path}: is the input; choose another name")
+    path = _real(path)
+    staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent))
+    try:
+        yield staging / path.name
+        # The file itself comes last: until then the old one stands, or none.
+        for written in sorted(staging.iterdir(), key=lambda file: file.name == path.name):
+            _sync(written)
+            written.chmod(0o666 & ~_umask())
+            written.rename(path.with_name(written.name))
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
 def write_file(path: Path, text: str) -> None:
     """Write a text file whole or not at all; raises PlanError where its folder does not exist."""
     if not path.absolute().parent.is_dir():
