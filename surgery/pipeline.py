@@ -20,9 +20,8 @@ from surgery.plans import Plan, to_json
 from surgery.report import empty, facts
 from surgery.rewriting import Rewritten, rewrite
 from surgery.survey import Survey, survey
+from surgery.verify import AUTO_ENGINES as AUTO_ENGINES
 from surgery.verify import Verdict, verify_cut
-
-AUTO_ENGINES = ("caffe", "opencv")
 
 Progress = Callable[[str, float], None]  # what is being done, and what share of the whole is behind
 
@@ -80,10 +79,11 @@ def carry_out(
         with _timed(timings, "verify"):
             cut = replace(source, files=paths).load()
             verdict = _verify(cut, result, paths, engines, plan.seed) if engines is not None else None
-        report = facts(survey(model), cut, result, plan, verdict, _names(paths), [f.name for f in source.files])
+        names = _names(paths, staging)
+        report = facts(survey(model), cut, result, plan, verdict, names, [f.name for f in source.files])
         _write_records(staging, plan, report, timings)
     progress("done", 1.0)
-    return Outcome(folder, tuple(folder / path.name for path in paths), report, verdict)
+    return Outcome(folder, tuple(folder / path.relative_to(staging) for path in paths), report, verdict)
 
 
 def copy_through(source: Source, folder: Path) -> Outcome:
@@ -92,13 +92,15 @@ def copy_through(source: Source, folder: Path) -> Outcome:
     plan = Plan(digest(source.files), ())
     with staged(folder) as staging:
         paths = copy(source.files, staging)
-        report = empty(plan, _names(paths), [file.name for file in source.files])
+        report = empty(plan, _names(paths, staging), [file.name for file in source.files])
         _write_records(staging, plan, report, {})
-    return Outcome(folder, tuple(folder / path.name for path in paths), report, None)
+    return Outcome(folder, tuple(folder / path.relative_to(staging) for path in paths), report, None)
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
-    return [*(path.name for path in paths), "plan.json", REPORT, "timings.json"]
+def _names(paths: Sequence[Path], folder: Path) -> list[str]:
+    """Return what lies in `folder` itself when all is written; data of an ONNX model may lie in folders there."""
+    made = dict.fromkeys(path.relative_to(folder).parts[0] for path in paths)
+    return [*made, "plan.json", REPORT, "timings.json"]
 
 
 def _write_records(folder: Path, plan: Plan, report: Mapping[str, object], timings: Mapping[str, float]) -> None:

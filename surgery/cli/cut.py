@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from surgery.pipeline import Outcome
     from surgery.plans import Plan
 
-RUNTIMES = click.Choice(["auto", "caffe", "opencv", "layers", "none"])
+RUNTIMES = click.Choice(["auto", "caffe", "onnxruntime", "opencv", "layers", "none"])
 
 
 def _verify_option(command: Any) -> Any:
@@ -27,8 +27,8 @@ def _verify_option(command: Any) -> Any:
         type=RUNTIMES,
         default="auto",
         show_default=True,
-        help="Runtime that checks the written files: the first of caffe and opencv that is there; 'layers' checks "
-        "each cut layer alone; 'none' checks nothing.",
+        help="Runtime that checks the written files: the first of caffe, onnxruntime and opencv that is "
+        "there and takes them; 'layers' checks each cut layer alone; 'none' checks nothing.",
     )(command)
 
 
@@ -47,6 +47,7 @@ def compress(files: tuple[Path, ...], output: Path, runtime: str, *, as_json: bo
       surgery compress net.prototxt net.caffemodel -o small --params 0.3
       surgery compress net.prototxt net.caffemodel -o small --layer 'fc6=svd:rank=256' --layer 'fc7=svd:energy=0.9'
       surgery compress net.prototxt net.caffemodel -o copy --method none
+      surgery compress model.onnx -o small --macs 0.5
     """
     from surgery.output import check_destination
     from surgery.pipeline import carry_out, copy_through

@@ -35,6 +35,7 @@ def inspect(
     Examples:
       surgery inspect deploy.prototxt net.caffemodel
       surgery inspect train_val.prototxt --phase TRAIN --shape data=64,3,224,224 --json
+      surgery inspect model.onnx
     """
     if len(files) == 1 and files[0].suffix == ".caffemodel":
         _inspect_weights(files[0], as_json=as_json)
@@ -108,12 +109,17 @@ def _text(surveyed: Survey, memory: Memory | None) -> str:
     if memory is None:
         lines.append(f"memory: not known; {tables.printable(surveyed.missing_shape() or 'a shape is missing')}")
     else:
-        lines.append(
-            f"memory in Caffe: {tables.size(memory.total)} (weights {tables.size(memory.weights)}, activations "
-            f"{tables.size(memory.activations)}, im2col {tables.size(memory.columns)}, "
-            f"other buffers {tables.size(memory.scratch)})"
-        )
+        lines.append(_memory(memory, surveyed.model.format.name))
     return "\n".join([*lines, *(f"note: {note}" for note in surveyed.model.format.notes(surveyed.model))])
+
+
+def _memory(memory: Memory, format_name: str) -> str:
+    shown = f"(weights {tables.size(memory.weights)}, activations {tables.size(memory.activations)}"
+    if format_name == "caffe":
+        buffers = f", im2col {tables.size(memory.columns)}, other buffers {tables.size(memory.scratch)})"
+        return f"memory in Caffe: {tables.size(memory.total)} {shown}{buffers}"
+    # What a runtime that plans its memory takes depends on the runtime.
+    return f"memory with every tensor kept: {tables.size(memory.total)} {shown})"
 
 
 def _verdict(entry: Site | Refusal) -> str:

@@ -39,12 +39,15 @@ def lint(
       surgery lint deploy.prototxt net.caffemodel
       surgery lint deploy.prototxt --target caffe-android-lib
     """
-    from surgery.formats import split
+    from surgery.errors import ModelError
+    from surgery.formats import is_onnx, split
     from surgery.formats.caffe import lint as lints
     from surgery.formats.caffe import text
     from surgery.formats.caffe.netstate import NetState, state_of
 
     definition, stored = split(files, needs_definition=False)
+    if definition is not None and is_onnx(definition):
+        raise ModelError(f"{definition}: is an ONNX model; lint tells what Caffe does with a prototxt and its weights")
     state = NetState(phase, level or 0, stages)
     if definition is not None:
         state = state_of(text.read(definition), phase=phase, level=level, stages=stages)

@@ -69,11 +69,14 @@ def _write(
     files: tuple[Path, ...], output: Path, rework: Callable[[Document], Document], *, upgrade_weights: bool
 ) -> None:
     """Write each file reworked into the folder `output`, under its own name."""
-    from surgery.formats import is_weights, split
+    from surgery.errors import ModelError
+    from surgery.formats import is_onnx, is_weights, split
     from surgery.formats.caffe import text, weights
     from surgery.output import REPORT, TOOL, check_destination, staged
 
     definition, stored = split(files, needs_definition=not upgrade_weights)
+    if definition is not None and is_onnx(definition):
+        raise ModelError(f"{definition}: is an ONNX model; only Caffe's prototxt and weights can be reworked so")
     check_destination(output, files)
     document = rework(text.read(definition)) if definition else None
     opened = weights.read(stored) if stored else None
