@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from surgery.errors import EngineError, ModelError, VerificationError
-from surgery.model import Model, Node, Refusal, Shape
+from surgery.errors import EngineError, EngineMissingError, ModelError, VerificationError
+from surgery.model import Model, Node, Refusal, Runnable, Shape
 from surgery.ops import Chain, Conv2d, Op
-from surgery.runtime import ENGINES, Array, Inputs, Job, OpenCV, Phase
-from surgery.runtime.opencv import producers
+from surgery.runtime import ENGINES, Array, Inputs, job_of
 
 TOLERANCE = 1e-4  # relative L2: float32 sums of some ten thousand terms in another order, through a deep network
 SAMPLES = 3
+AUTO_ENGINES = ("caffe", "onnxruntime", "opencv")  # Real Caffe, where it is built, is what a Caffe model was made for.
 
 Files = Sequence[Path]
 Blobs = dict[str, Array]
+Result = list[Blobs] | EngineError  # the blobs of each input set
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,25 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was compared, where: `runtime` names the engine and its version, or "layers only"; `reason` says why so."""
+    """What was compared, where: `runtime` names the engine and its version, or "layers only"; `reason` says why so.
+
+    Blobs have model A's names, and come in the order in which A makes them. `notes` say what was paired how, what was
+    left out and which runtime refused.
+    """
 
     runtime: str
     comparisons: tuple[Comparison, ...]
     reason: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def worst(self) -> Comparison:
         """The comparison with the largest relative error."""
         return max(self.comparisons, key=lambda c: c.rel_l2)
+
+    def first_beyond(self, tolerance: float) -> Comparison | None:
+        """The first blob, in running order, with a larger relative error: where the models part."""
+        return next((c for c in self.comparisons if not c.rel_l2 <= tolerance), None)
 
 
 def random_inputs(shapes: Mapping[str, Shape], seed: int, samples: int = SAMPLES) -> list[Inputs]:
@@ -70,28 +81,19 @@ def random_inputs(shapes: Mapping[str, Shape], seed: int, samples: int = SAMPLES
 
 
 def run_pair(
-    engine: str, models: tuple[Model, Model], files: tuple[Files, Files], inputs: Sequence[Inputs], *, all_blobs: bool
-) -> list[list[Blobs] | EngineError]:
-    """Run both models in one start of the engine; each gives its blobs per input set, or its error."""
-    jobs = [_job(model, paths, inputs, all_blobs) for model, paths in zip(models, files, strict=True)]
-    runtime = ENGINES[engine]
-    if isinstance(runtime, OpenCV):  # It keeps no names of blobs.
-        tables = [producers((n.key.partition("#")[0], n.type, n.outputs) for n in model.nodes) for model in models]
-        return runtime.run_jobs(jobs, producers=tables)
-    return runtime.run_jobs(jobs)
-
-
-def _job(model: Model, files: Files, inputs: Sequence[Inputs], all_blobs: bool) -> Job:
-    run = model.format.runnable(model)
-    return Job(
-        prototxt=files[0],
-        weights=files[1] if len(files) > 1 else None,
-        inputs=inputs,
-        all_blobs=all_blobs,
-        phase=cast("Phase", run.phase),
-        level=run.level,
-        stages=run.stages,
-    )
+    engines: tuple[str, str],
+    models: tuple[Model, Model],
+    files: tuple[Files, Files],
+    inputs: tuple[Sequence[Inputs], Sequence[Inputs]],
+    *,
+    all_blobs: bool,
+) -> tuple[Result, Result]:
+    """Run each model in its engine, both in one start where it is the same; each gives its blobs, or its error."""
+    first, second = (job_of(*own, all_blobs=all_blobs) for own in zip(models, files, inputs, strict=True))
+    if engines[0] != engines[1]:
+        return ENGINES[engines[0]].run_jobs([first])[0], ENGINES[engines[1]].run_jobs([second])[0]
+    a, b = ENGINES[engines[0]].run_jobs([first, second])
+    return a, b
 
 
 def compare(first: Sequence[Blobs], second: Sequence[Blobs], names: Sequence[str]) -> tuple[Comparison, ...]:
@@ -118,10 +120,25 @@ def _top1(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
     return float((a.argmax(axis=2) == b.argmax(axis=2)).mean())
 
 
+def engine_pairs(models: tuple[Model, Model], asked: tuple[str | None, str | None]) -> list[tuple[str, str]]:
+    """Return which engines to try for the two models, in order; None asks for whatever runs the model.
+
+    Models of one format are run in the same engine, so that only the models differ.
+    """
+    first, second = (_auto(model) if name is None else (name,) for model, name in zip(models, asked, strict=True))
+    if asked == (None, None) and models[0].format.name == models[1].format.name:
+        return list(zip(first, second, strict=True))
+    return list(product(first, second))
+
+
+def _auto(model: Model) -> tuple[str, ...]:
+    return AUTO_ENGINES if model.format.name == "caffe" else tuple(name for name in AUTO_ENGINES if name != "caffe")
+
+
 def verify(
     models: tuple[Model, Model],
     files: tuple[Files, Files],
-    engine: str,
+    engines: Sequence[tuple[str, str]],
     inputs: Sequence[Inputs] | None,
     *,
     seed: int = 0,
@@ -129,40 +146,104 @@ def verify(
 ) -> Verdict:
     """Compare two models' outputs, or with `layers` every blob that both have before a Softmax.
 
-    Raises EngineError when the engine is missing or refuses a model, ModelError when the models have no inputs or no
-    outputs in common, VerificationError when different inputs give the same outputs.
+    `engines` are pairs (see `engine_pairs`); the first that runs both models decides. `inputs` have model A's names.
+    Inputs and outputs are the same by name, else by position where as many are there (and inputs of the same shapes).
+    Raises EngineError when no engine runs a model, ModelError when the models have no inputs or no outputs in common,
+    VerificationError when different inputs give the same outputs.
     """
-    if inputs is None:
-        inputs = random_inputs(shared_inputs(models), seed)
-    results = run_pair(engine, models, files, inputs, all_blobs=layers)
-    for result in results:
-        if isinstance(result, EngineError):
-            raise result
-    first, second = cast("list[list[Blobs]]", results)
-    names = comparable(models, first[0], second[0]) if layers else [n for n in first[0] if n in second[0]]
-    if not names:
+    if inputs is None and (reason := next((run.unready for run in _runs(models) if run.unready), None)):
+        raise ModelError(f"cannot be run: {reason}")
+    shapes, names = shared_inputs(models)
+    own = random_inputs(shapes, seed) if inputs is None else inputs
+    fed = (own, [{names[name]: array for name, array in arrays.items()} for arrays in own])
+    pair, (first, second), notes = _first_that_run(engines, models, files, fed, all_blobs=layers)
+    notes += _by_position("inputs", names)
+    if layers:
+        same = {name: name for name in comparable(models, first[0], second[0])}
+    else:
+        same = _same_outputs(list(first[0]), list(second[0]))
+        notes += _by_position("outputs", same)
+        alone = [n for n in first[0] if n not in same] + [n for n in second[0] if n not in same.values()]
+        notes += [f"outputs of one model only, not compared: {', '.join(alone)}"] if alone else []
+    if not same:
         raise ModelError(f"the models have no output in common: {', '.join(first[0])} and {', '.join(second[0])}")
-    _check_inputs_matter(first, names)
-    return Verdict(ENGINES[engine].version(), compare(first, second, names))
+    _check_inputs_matter(first, list(same))
+    renamed = [{a: blobs[b] for a, b in same.items()} for blobs in second]
+    versions = dict.fromkeys(ENGINES[engine].version() for engine in pair)
+    comparisons = compare(first, renamed, list(same))
+    return Verdict(" and ".join(versions), comparisons, notes=tuple(notes))
 
 
-def shared_inputs(models: tuple[Model, Model]) -> Mapping[str, Shape]:
-    """Return the shapes of the inputs; raises ModelError where the models cannot be fed the same."""
-    runs = [model.format.runnable(model) for model in models]
-    for run in runs:
-        if run.unready:
-            raise ModelError(f"cannot be run: {run.unready}")
-    if dict(runs[0].inputs) != dict(runs[1].inputs):
-        raise ModelError(f"inputs differ: {dict(runs[0].inputs)} and {dict(runs[1].inputs)}; give both with --shape")
-    return runs[0].inputs
+def _first_that_run(
+    engines: Sequence[tuple[str, str]],
+    models: tuple[Model, Model],
+    files: tuple[Files, Files],
+    inputs: tuple[Sequence[Inputs], Sequence[Inputs]],
+    *,
+    all_blobs: bool,
+) -> tuple[tuple[str, str], tuple[list[Blobs], list[Blobs]], list[str]]:
+    """Return the first pair of engines that runs both models, what they gave, and which refused before them."""
+    errors: dict[tuple[int, str], EngineError] = {}  # What is known to fail is not tried again beside another engine.
+    for engine in dict.fromkeys(name for pair in engines for name in pair):
+        if reason := ENGINES[engine].missing():
+            errors.update({(i, engine): EngineMissingError(engine, reason) for i in (0, 1)})
+    for pair in engines:
+        if any(own in errors for own in enumerate(pair)):
+            continue
+        first, second = run_pair(pair, models, files, inputs, all_blobs=all_blobs)
+        if not isinstance(first, EngineError) and not isinstance(second, EngineError):
+            refused = [error for error in errors.values() if not isinstance(error, EngineMissingError)]
+            return pair, (first, second), [f"refused by {error}" for error in refused]
+        for own, result in zip(enumerate(pair), (first, second), strict=True):
+            if isinstance(result, EngineError):
+                errors[own] = result
+    reasons = list(dict.fromkeys(str(error) for error in errors.values()))
+    if len(reasons) == 1:
+        raise next(iter(errors.values()))
+    raise EngineError("no runtime runs both models", "; ".join(reasons))
+
+
+def shared_inputs(models: tuple[Model, Model]) -> tuple[Mapping[str, Shape], Mapping[str, str]]:
+    """Return the shapes of model A's inputs and what model B calls each.
+
+    Raises ModelError where the models cannot be fed the same.
+    """
+    first, second = (dict(run.inputs) for run in _runs(models))
+    if first == second:
+        return first, {name: name for name in first}
+    if set(first) != set(second) and list(first.values()) == list(second.values()):
+        return first, dict(zip(first, second, strict=True))
+    raise ModelError(f"inputs differ: {first} and {second}; give both with --shape")
+
+
+def _runs(models: tuple[Model, Model]) -> list[Runnable]:
+    return [model.format.runnable(model) for model in models]
+
+
+def _same_outputs(first: Sequence[str], second: Sequence[str]) -> dict[str, str]:
+    """Return which output of B each of A is compared with: of the same name, else, if none is, in the same place."""
+    by_name = {name: name for name in first if name in second}
+    if by_name or len(first) != len(second):
+        return by_name
+    return dict(zip(first, second, strict=True))
+
+
+def _by_position(kind: str, names: Mapping[str, str]) -> list[str]:
+    pairs = [f"{a} = {b}" for a, b in names.items() if a != b]
+    return [f"{kind} paired by position: {', '.join(pairs)}"] if pairs else []
 
 
 def comparable(models: tuple[Model, Model], first: Blobs, second: Blobs) -> list[str]:
-    """Return the blobs that both models have, without Softmax outputs, which hide differences, and plain inputs."""
+    """Return the blobs that both models have, in the order in which model A finishes them.
+
+    Softmax outputs, which hide differences, and plain inputs are left out.
+    """
     softmax = {top for model in models for node in model.nodes if node.type == "Softmax" for top in node.outputs}
     inputs = set(models[0].format.runnable(models[0]).inputs)
-    own = {top for node in models[0].nodes for top in node.outputs}
-    return [name for name in first if name in second and name in own and name not in softmax | inputs]
+    # Of a blob that is written in place, the last value is the one that is compared.
+    made = {top: i for i, node in enumerate(models[0].nodes) for top in node.outputs}
+    names = [name for name in first if name in second and name in made and name not in softmax | inputs]
+    return sorted(names, key=made.__getitem__)
 
 
 def _check_inputs_matter(results: Sequence[Blobs], names: Sequence[str]) -> None:
@@ -195,13 +276,14 @@ def verify_cut(
             reasons.append(missing)
             continue
         inputs = random_inputs(run.inputs, seed)
-        first, second = run_pair(engine, (reference, cut), (files[1], files[0]), inputs, all_blobs=True)
+        models, own = (reference, cut), (files[1], files[0])
+        first, second = run_pair((engine, engine), models, own, (inputs, inputs), all_blobs=True)
         if isinstance(first, EngineError):
             reasons.append(str(first))
             continue
         if isinstance(second, EngineError):
             raise VerificationError(f"the original runs but the cut model does not: {second}")
-        names = comparable((reference, cut), first[0], second[0])
+        names = comparable(models, first[0], second[0])
         _check_inputs_matter(first, names)
         return _checked(Verdict(ENGINES[engine].version(), compare(first, second, names)))
     reason = run.unready or "; ".join(reasons) or "no runtime was asked for"

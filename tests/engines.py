@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import os
+from typing import cast
 
 import pytest
 
-from surgery.runtime import Caffe, Engine, OpenCV
+from surgery.runtime import ENGINES, Caffe, Engine, OnnxRuntime, OpenCV
 
 
 def require_caffe() -> Caffe:
-    caffe = Caffe()
-    _require(caffe)
-    return caffe
+    return cast("Caffe", require("caffe"))
+
+
+def require_onnxruntime() -> OnnxRuntime:
+    return cast("OnnxRuntime", require("onnxruntime"))
 
 
 def require_opencv() -> OpenCV:
-    opencv = OpenCV()
-    _require(opencv)
-    return opencv
+    return cast("OpenCV", require("opencv"))
 
 
-def _require(engine: Engine) -> None:
+def require(name: str) -> Engine:
+    engine = ENGINES[name]
     reason = engine.missing()
     if reason is None:
-        return
+        return engine
     # A skip in CI would look like a pass for years.
     if os.environ.get("CI") == "true":
         pytest.fail(f"{engine.name} is missing in CI: {reason}")

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,19 @@ from typing import Any
 import numpy as np
 
 from surgery.errors import EngineError, EngineMissingError
-from surgery.runtime.engine import Array, Inputs, Job, Phase
-from surgery.runtime.jobs import Failure, Success, run_in_worker, signal_name, thread_limits
-
-Shape = tuple[int, ...]
+from surgery.model import Shape
+from surgery.runtime.engine import Array, Job, Passes, Phase, absent, one
+from surgery.runtime.jobs import (
+    EndedEarlyError,
+    Failure,
+    Interpreter,
+    Success,
+    run_in_worker,
+    signal_name,
+    stopped,
+    thread_limits,
+    timed_in_worker,
+)
 
 
 @dataclass(frozen=True)
@@ -66,28 +76,12 @@ class Caffe:
         """Return the version of Caffe and what it was built from and for."""
         return (self._folder() / "version").read_text(encoding="utf-8").strip()
 
-    def run(
-        self,
-        prototxt: Path,
-        weights: Path | None,
-        inputs: Sequence[Inputs],
-        *,
-        outputs: Sequence[str] | None = None,
-        all_blobs: bool = False,
-        phase: Phase = "TEST",
-        level: int = 0,
-        stages: Sequence[str] = (),
-        threads: int = 1,
-    ) -> list[dict[str, Array]]:
+    def run(self, job: Job, *, threads: int = 1) -> list[dict[str, Array]]:
         """Load the net once and run every input set through it; see `Engine.run`.
 
         `all_blobs` includes the tops of the Split layers that Caffe inserts, named `<blob>_<layer>_<top>_split_<n>`.
         """
-        job = Job(prototxt, weights, inputs, outputs, all_blobs, phase, level, stages)
-        (outcome,) = self.run_jobs([job], threads=threads)
-        if isinstance(outcome, EngineError):
-            raise outcome
-        return outcome
+        return one(self.run_jobs([job], threads=threads))
 
     def run_jobs(self, jobs: Sequence[Job], *, threads: int = 1) -> list[list[dict[str, Array]] | EngineError]:
         """Do several jobs in one start of Caffe; a net that aborts it gives an error and ends only its own job."""
@@ -96,9 +90,8 @@ class Caffe:
 
     def blob_shapes(
         self,
-        prototxt: Path,
+        files: Sequence[Path],
         *,
-        weights: Path | None = None,
         inputs: Mapping[str, Shape] | None = None,
         phase: Phase = "TEST",
         level: int = 0,
@@ -106,12 +99,12 @@ class Caffe:
     ) -> NetShapes:
         """Return the net as Caffe sets it up, without running it.
 
-        With `weights` they are loaded too, which checks that they fit. `inputs` gives other shapes to all the
+        Weights among the files are loaded too, which checks that they fit. `inputs` gives other shapes to all the
         net's inputs.
         """
         # Zeros without memory behind them until they are written out.
         arrays = {name: np.broadcast_to(np.float32(0), shape) for name, shape in (inputs or {}).items()}
-        job = Job(prototxt, weights, [arrays], phase=phase, level=level, stages=stages)
+        job = Job(files, [arrays], phase=phase, level=level, stages=stages)
         (outcome,) = self.blob_shapes_of([job])
         if isinstance(outcome, EngineError):
             raise outcome
@@ -121,6 +114,18 @@ class Caffe:
         """Set up several nets in one start of Caffe; only the shapes of a job's first input set matter."""
         outcomes = self._outcomes(jobs, task="shapes", threads=1)
         return [outcome if isinstance(outcome, EngineError) else _net_shapes(outcome.facts) for outcome in outcomes]
+
+    @contextmanager
+    def timed(self, job: Job, *, threads: int = 1) -> Iterator[Passes]:
+        """Load the net in a process of its own and hand out what runs it; see `Engine.timed`."""
+        python = self._python()
+        if (refusal := _refusal(job)) is not None:
+            raise refusal
+        try:
+            with timed_in_worker(self.name, job, python=python, threads=threads) as passes:
+                yield passes
+        except EndedEarlyError as error:
+            raise _error(error.failure, job.names) from error
 
     def time(
         self,
@@ -137,7 +142,8 @@ class Caffe:
         Inputs have the shapes that the prototxt states and hold zeros; parameters are as their fillers make them.
         """
         folder = self._folder()
-        _check_exist([prototxt])
+        if (missing := absent(self.name, Job([prototxt]))) is not None:
+            raise missing
         process = subprocess.run(
             [
                 folder / "bin/caffe",
@@ -162,22 +168,19 @@ class Caffe:
         return _layer_times(log)
 
     def _outcomes(self, jobs: Sequence[Job], *, task: str, threads: int) -> list[Success | EngineError]:
-        folder = self._folder()
-        for job in jobs:
-            _check_exist([job.prototxt, *([job.weights] if job.weights else [])])
-        outcomes = run_in_worker(
-            self.name,
-            jobs,
-            task=task,
-            # Isolated: else the worker's own folder comes first, where `import caffe` would find this very file.
-            python=[folder / "env/bin/python", "-I"],
-            environment=_GLOG,
-            threads=threads,
-        )
-        return [
-            _error(outcome, job.files) if isinstance(outcome, Failure) else outcome
-            for job, outcome in zip(jobs, outcomes, strict=True)
-        ]
+        python = self._python()
+        refusals = [_refusal(job) for job in jobs]
+        accepted = [job for job, refusal in zip(jobs, refusals, strict=True) if refusal is None]
+        outcomes = iter(run_in_worker(self.name, accepted, task=task, python=python, threads=threads))
+        results: list[Success | EngineError] = []
+        for job, refusal in zip(jobs, refusals, strict=True):
+            outcome = refusal or next(outcomes)
+            results.append(_error(outcome, job.names) if isinstance(outcome, Failure) else outcome)
+        return results
+
+    def _python(self) -> Interpreter:
+        # Isolated: else the worker's own folder comes first, where `import caffe` would find this very file.
+        return Interpreter([self._folder() / "env/bin/python", "-I"], _GLOG)
 
     def _folder(self) -> Path:
         reason = self.missing()
@@ -218,10 +221,12 @@ def _newest_build() -> Path | None:
     return max(builds, key=lambda folder: (folder / "complete").stat().st_mtime, default=None)
 
 
-def _check_exist(paths: Sequence[Path]) -> None:
-    for path in paths:
-        if not path.is_file():
-            raise EngineError("caffe", "no such file", files=(str(path),))
+def _refusal(job: Job) -> EngineError | None:
+    if job.is_onnx:
+        return EngineError(
+            "caffe", "runs no ONNX files; choose onnxruntime or opencv, or convert the model to Caffe", files=job.names
+        )
+    return absent("caffe", job)
 
 
 # ---- what Caffe says when it aborts -----------------------------------------------------------------------------
@@ -236,12 +241,6 @@ _LAYER_IN_MESSAGE = (
     re.compile(r"Incompatible number of blobs for layer (.*)$"),
 )
 _PROTOBUF_ERROR = re.compile(r"^\[libprotobuf ERROR [^\]]*\] (.*)$", re.MULTILINE)
-_SIGNALS = {
-    "SIGFPE": "stopped by SIGFPE: an integer division by zero, as a stride of 0 causes",
-    "SIGSEGV": "stopped by SIGSEGV: memory that is not its own was read or written",
-    "SIGABRT": "stopped by SIGABRT without a message",
-    "SIGKILL": "stopped by SIGKILL: most likely there was not enough memory",
-}
 
 
 def _error(failure: Failure, files: tuple[str, ...]) -> EngineError:
@@ -250,9 +249,8 @@ def _error(failure: Failure, files: tuple[str, ...]) -> EngineError:
         return EngineError("caffe", _one_line(failure.error), layer=failure.position, files=files)
     message, layer = _fatal_message(failure.log)
     if message is None:
-        last = failure.log.strip().rsplit("\n", 1)[-1]
-        message = _SIGNALS.get(failure.signal or "", f"stopped by {failure.signal}" if failure.signal else last)
-    return EngineError("caffe", message or "stopped without a message", layer=failure.position or layer, files=files)
+        message = stopped(failure)
+    return EngineError("caffe", message, layer=failure.position or layer, files=files)
 
 
 def _fatal_message(log: str) -> tuple[str | None, str | None]:

@@ -6,17 +6,33 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 
-from surgery.runtime.engine import Array, Job
+from surgery.runtime.engine import Array, Job, Passes
 
 WORKER = Path(__file__).with_name("worker.py")
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """How an engine's worker is started: the Python's command line, and what its environment adds to ours."""
+
+    command: Sequence[str | Path]
+    environment: Mapping[str, str]
+
+    @classmethod
+    def own(cls) -> Interpreter:
+        """Return the interpreter that surgery itself runs in, for engines that are installed beside it."""
+        # Without its own folder first in the path, where modules of the same names as engines live.
+        return cls([sys.executable, "-P"], {})
 
 
 @dataclass(frozen=True)
@@ -45,19 +61,15 @@ class Failure:
 
 
 def run_in_worker(
-    engine: str,
-    jobs: Sequence[Job],
-    *,
-    task: str,
-    python: Sequence[str | Path],
-    environment: Mapping[str, str],
-    threads: int,
+    engine: str, jobs: Sequence[Job], *, task: str, python: Interpreter, threads: int
 ) -> list[Success | Failure]:
     """Return one outcome for each job, in order.
 
-    `task` is the worker's function, `python` the interpreter's command line. Jobs share one interpreter, and
-    so the seconds it takes to start; each runs in a fork of it, so that only its own job dies with it.
+    `task` is the worker's function. Jobs share one interpreter, and so the seconds it takes to start; each runs in a
+    fork of it, so that only its own job dies with it.
     """
+    if not jobs:
+        return []
     # Without fork (Windows) a process for each job gives the same isolation, only slower.
     batches = [list(jobs)] if hasattr(os, "fork") else [[job] for job in jobs]
     outcomes: list[Success | Failure] = []
@@ -66,8 +78,8 @@ def run_in_worker(
             folder = Path(name)
             _write_request(folder, engine, task, batch, threads)
             process = subprocess.run(
-                [*python, WORKER, folder],
-                env={**os.environ, **environment, **thread_limits(threads)},
+                [*python.command, WORKER, folder],
+                env={**os.environ, **python.environment, **thread_limits(threads)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -76,6 +88,84 @@ def run_in_worker(
             startup_log = process.stderr.decode(errors="replace")
             outcomes += [_read_outcome(folder / str(i), process.returncode, startup_log) for i in range(len(batch))]
     return outcomes
+
+
+class EndedEarlyError(Exception):
+    """A worker that was to be timed ended before it was told to; `failure` says how."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.error)
+        self.failure = failure
+
+
+@contextmanager
+def timed_in_worker(engine: str, job: Job, *, python: Interpreter, threads: int) -> Iterator[Passes]:
+    """Load the job's net in a worker and hand out what runs it; raises EndedEarlyError, then or when it is called."""
+    with tempfile.TemporaryDirectory(prefix="surgery-") as name:
+        folder = Path(name)
+        _write_request(folder, engine, "time", [job], threads)
+        with subprocess.Popen(
+            [*python.command, WORKER, folder],
+            env={**os.environ, **python.environment, **thread_limits(threads)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            bufsize=1,  # A line is an order.
+        ) as process:
+            timed = _TimedWorker(process, folder / "0")
+            try:
+                timed.answer()  # Once it is loaded.
+                yield timed
+            finally:
+                timed.end()
+
+
+class _TimedWorker:
+    """Sends a number of passes to a worker and gets the seconds back that they took.
+
+    They are measured there, so that neither the pipe nor another worker that takes turns with this one counts.
+    """
+
+    def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
+        self._process = process
+        self._folder = folder
+
+    def __call__(self, number: int) -> float:
+        """Run `number` passes and return the seconds they took together."""
+        with suppress(BrokenPipeError):  # A dead worker does not answer; that tells more than the broken pipe.
+            cast("IO[str]", self._process.stdin).write(f"{number}\n")
+        return float(self.answer())
+
+    def answer(self) -> str:
+        """Return the worker's next line; raises EndedEarlyError."""
+        line = cast("IO[str]", self._process.stdout).readline()
+        if line:
+            return line
+        self._process.wait()
+        outcome = _read_outcome(self._folder, self._process.returncode, "")
+        raise EndedEarlyError(outcome if isinstance(outcome, Failure) else Failure("ended early", None, None, ""))
+
+    def end(self) -> None:
+        """End the worker: there are no more orders."""
+        with suppress(BrokenPipeError):
+            cast("IO[str]", self._process.stdin).close()
+
+
+_SIGNALS = {
+    "SIGFPE": "an integer division by zero, as a stride of 0 causes",
+    "SIGSEGV": "memory that is not its own was read or written",
+    "SIGABRT": "it gave itself up without a message",
+    "SIGKILL": "most likely there was not enough memory",
+}
+
+
+def stopped(failure: Failure) -> str:
+    """Return, for a process that died without an exception, what of or its last words."""
+    if failure.signal is not None:
+        meaning = _SIGNALS.get(failure.signal)
+        return f"stopped by {failure.signal}" + (f": {meaning}" if meaning else "")
+    return failure.log.strip().rsplit("\n", 1)[-1] or "stopped without a message"
 
 
 def thread_limits(threads: int) -> dict[str, str]:
@@ -90,13 +180,12 @@ def _write_request(folder: Path, engine: str, task: str, jobs: Sequence[Job], th
         for i, arrays in enumerate(job.inputs):
             # Blob names may hold '/' and anything else, so names travel in the request and files are numbered.
             for j, array in enumerate(arrays.values()):
-                np.save(own / f"in-{i}-{j}.npy", np.ascontiguousarray(array, dtype=np.float32).reshape(array.shape))
+                np.save(own / f"in-{i}-{j}.npy", array, allow_pickle=False)
         request = {
             "engine": engine,
             "task": task,
             "threads": threads,
-            "prototxt": str(job.prototxt.absolute()),
-            "weights": None if job.weights is None else str(job.weights.absolute()),
+            "files": [str(path.absolute()) for path in job.files],
             "inputs": [list(arrays) for arrays in job.inputs],
             "outputs": None if job.outputs is None else list(job.outputs),
             "all_blobs": job.all_blobs,

@@ -1,17 +1,20 @@
-"""Run Caffe files in OpenCV's dnn module, in processes of its own."""
+"""Run Caffe and ONNX files in OpenCV's dnn module, in processes of its own."""
 
 from __future__ import annotations
 
 import re
-import sys
+import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from surgery.errors import EngineError, EngineMissingError
-from surgery.runtime.engine import Array, Inputs, Job, Phase
-from surgery.runtime.jobs import Failure, run_in_worker
+from surgery.model import Model
+from surgery.runtime import taps
+from surgery.runtime.engine import Array, Job, Passes, absent, model_of, one
+from surgery.runtime.jobs import EndedEarlyError, Failure, Interpreter, run_in_worker, stopped, timed_in_worker
 
 Producer = tuple[str, int]  # (layer as OpenCV names it, which of its outputs, from 0)
 _GET = "pip install 'opencv-python-headless<5'"
@@ -36,7 +39,11 @@ def producers(layers: Iterable[tuple[str, str, Sequence[str]]]) -> dict[str, Pro
 
 
 class OpenCV:
-    """OpenCV 4 on the CPU. It knows layers, not blobs: see `run`."""
+    """OpenCV 4 on the CPU: Caffe files, their blobs under Caffe's names, and ONNX files.
+
+    Of what it can compute it tells itself only layers, so the job's model says which layer makes which blob. Of an ONNX
+    file its own names are those of the graph's outputs alone; an inner tensor is made an output in a copy first.
+    """
 
     name = "opencv"
 
@@ -58,33 +65,10 @@ class OpenCV:
         return f"OpenCV {cv2.__version__}"
 
     def run(
-        self,
-        prototxt: Path,
-        weights: Path | None,
-        inputs: Sequence[Inputs],
-        *,
-        outputs: Sequence[str] | None = None,
-        all_blobs: bool = False,
-        phase: Phase = "TEST",
-        level: int = 0,
-        stages: Sequence[str] = (),
-        threads: int = 1,
-        producers: Mapping[str, Producer] | None = None,
+        self, job: Job, *, threads: int = 1, producers: Mapping[str, Producer] | None = None
     ) -> list[dict[str, Array]]:
-        """Load the net once and run every input set through it; see `Engine.run`.
-
-        Without `producers`, what is returned and what `outputs` names are OpenCV's *layers*, each standing for its
-        first output, because OpenCV does not keep the names of blobs. With `producers` (from the function of that name)
-        they are blobs, as in Caffe. The default is the first top of every layer that nothing reads.
-
-        Raises:
-            EngineError: also if the phase, level or stages are not the defaults, which OpenCV would ignore.
-        """
-        job = Job(prototxt, weights, inputs, outputs, all_blobs, phase, level, stages)
-        (outcome,) = self.run_jobs([job], threads=threads, producers=[producers])
-        if isinstance(outcome, EngineError):
-            raise outcome
-        return outcome
+        """Load the net once and run every input set through it; see `Engine.run` and `run_jobs`."""
+        return one(self.run_jobs([job], threads=threads, producers=[producers]))
 
     def run_jobs(
         self,
@@ -93,28 +77,43 @@ class OpenCV:
         threads: int = 1,
         producers: Sequence[Mapping[str, Producer] | None] | None = None,
     ) -> list[list[dict[str, Array]] | EngineError]:
-        """Do several jobs in one start of OpenCV; a job that fails gives an error and ends only itself."""
+        """Do several jobs in one start of OpenCV; a job that fails gives an error and ends only itself.
+
+        `producers` (see the function) says for each job which layer makes which blob, where that is known better than
+        from the files. A phase, level or stages other than the defaults, which OpenCV would ignore, give an error.
+        """
         self._check_present()
         tables = producers if producers is not None else [None] * len(jobs)
-        results: list[list[dict[str, Array]] | EngineError | None] = [
-            _refusal(job, table) for job, table in zip(jobs, tables, strict=True)
-        ]
-        accepted = [i for i, refusal in enumerate(results) if refusal is None]
-        outcomes = run_in_worker(
-            self.name,
-            [_by_layers(jobs[i], tables[i]) for i in accepted],
-            task="run",
-            # Without its own folder first in the path, where modules of the same names as engines live.
-            python=[sys.executable, "-P"],
-            environment={},
-            threads=threads,
-        )
-        for i, outcome in zip(accepted, outcomes, strict=True):
-            if isinstance(outcome, Failure):
-                results[i] = _error(outcome, jobs[i].files)
-            else:
-                results[i] = [_by_blobs(values, jobs[i], tables[i]) for values in outcome.blobs]
-        return [result for result in results if result is not None]
+        with tempfile.TemporaryDirectory(prefix="surgery-") as scratch:
+            prepared = [
+                _prepared(job, table, Path(scratch) / str(i))
+                for i, (job, table) in enumerate(zip(jobs, tables, strict=True))
+            ]
+            accepted = [ready.job for ready in prepared if isinstance(ready, _Ready)]
+            outcomes = iter(run_in_worker(self.name, accepted, task="run", python=Interpreter.own(), threads=threads))
+            results: list[list[dict[str, Array]] | EngineError] = []
+            for job, ready in zip(jobs, prepared, strict=True):
+                if isinstance(ready, EngineError):
+                    results.append(ready)
+                    continue
+                outcome = next(outcomes)
+                if isinstance(outcome, Failure):
+                    results.append(_error(outcome, job.names))
+                else:
+                    results.append(_by_blobs(job, ready.table, outcome.blobs))
+        return results
+
+    @contextmanager
+    def timed(self, job: Job, *, threads: int = 1) -> Iterator[Passes]:
+        """Load the net in a process of its own and hand out what runs it; see `Engine.timed`."""
+        self._check_present()
+        if (refusal := _refusal(job)) is not None:
+            raise refusal
+        try:
+            with timed_in_worker(self.name, job, python=Interpreter.own(), threads=threads) as passes:
+                yield passes
+        except EndedEarlyError as error:
+            raise _error(error.failure, job.names) from error
 
     def _check_present(self) -> None:
         reason = self.missing()
@@ -122,23 +121,43 @@ class OpenCV:
             raise EngineMissingError(self.name, reason)
 
 
-def _refusal(job: Job, table: Mapping[str, Producer] | None) -> EngineError | None:
-    for path in (job.prototxt, job.weights):
-        if path is not None and not path.is_file():
-            return EngineError("opencv", "no such file", files=(str(path),))
+@dataclass(frozen=True)
+class _Ready:
+    """A job in OpenCV's terms, and the layers that make a Caffe net's blobs; None for ONNX, which names tensors."""
+
+    job: Job
+    table: Mapping[str, Producer] | None
+
+
+def _prepared(job: Job, table: Mapping[str, Producer] | None, folder: Path) -> _Ready | EngineError:
+    """Return the job for the worker; files that it needs go into `folder`."""
+    if (refusal := _refusal(job)) is not None:
+        return refusal
+    try:
+        if job.is_onnx:
+            return _Ready(taps.with_taps("opencv", job, folder, taps.with_types), None)
+        known = table if table is not None else _producers_of(model_of("opencv", job))
+    except EngineError as error:
+        return error
+    for blob in job.outputs or ():
+        if blob not in known:
+            return EngineError("opencv", f"no layer makes a blob '{blob}'", files=job.names)
+    return _Ready(_by_layers(job, known), known)
+
+
+def _refusal(job: Job) -> EngineError | None:
     if job.phase != "TEST" or job.level or job.stages:
         asked = f"phase {job.phase}, level {job.level}, stages {list(job.stages)}"
-        return EngineError("opencv", f"OpenCV ignores phases, levels and stages; asked for {asked}", files=job.files)
-    for blob in job.outputs or ():
-        if table is not None and blob not in table:
-            return EngineError("opencv", f"no layer makes a blob '{blob}'", files=job.files)
-    return None
+        return EngineError("opencv", f"OpenCV ignores phases, levels and stages; asked for {asked}", files=job.names)
+    return absent("opencv", job)
 
 
-def _by_layers(job: Job, table: Mapping[str, Producer] | None) -> Job:
+def _producers_of(model: Model) -> dict[str, Producer]:
+    return producers((node.key.partition("#")[0], node.type, node.outputs) for node in model.nodes)
+
+
+def _by_layers(job: Job, table: Mapping[str, Producer]) -> Job:
     """Return `job` with its outputs in the worker's terms: layer, tab, number of the top."""
-    if table is None:
-        return job
     if job.all_blobs:
         return replace(job, outputs=[_label(producer) for producer in table.values()], all_blobs=False)
     if job.outputs is None:
@@ -146,15 +165,17 @@ def _by_layers(job: Job, table: Mapping[str, Producer] | None) -> Job:
     return replace(job, outputs=[_label(table[blob]) for blob in job.outputs])
 
 
-def _by_blobs(values: dict[str, Array], job: Job, table: Mapping[str, Producer] | None) -> dict[str, Array]:
+def _by_blobs(
+    job: Job, table: Mapping[str, Producer] | None, results: Sequence[Mapping[str, Array]]
+) -> list[dict[str, Array]]:
     if table is None:
-        return values
+        return taps.in_running_order(job, results)
     if job.all_blobs or job.outputs is not None:
         names = job.outputs if job.outputs is not None else list(table)
-        return {blob: values[_label(table[blob])] for blob in names}
+        return [{blob: values[_label(table[blob])] for blob in names} for values in results]
     # Unconnected layers are named without a top.
     blobs = {layer: blob for blob, (layer, top) in table.items() if top == 0}
-    return {blobs.get(layer, layer): value for layer, value in values.items()}
+    return [{blobs.get(layer, layer): value for layer, value in values.items()} for values in results]
 
 
 def _label(producer: Producer) -> str:
@@ -172,8 +193,7 @@ def _error(failure: Failure, files: tuple[str, ...]) -> EngineError:
     layers = _LAYER.findall(failure.log)
     layer = layers[-1] if layers else failure.position
     if failure.error is None:
-        last = failure.log.strip().rsplit("\n", 1)[-1]
-        return EngineError("opencv", f"stopped by {failure.signal}" if failure.signal else last, layer, files)
+        return EngineError("opencv", stopped(failure), layer, files)
     parsing = _PROTOBUF_ERROR.findall(failure.log)
     text = " ".join(failure.error.split())
     if found := _EXCEPTION.search(text):

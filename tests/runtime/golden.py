@@ -27,7 +27,7 @@ def golden_cases() -> list[Golden]:
         with np.load(own / "io.npz") as arrays:
             inputs = {key[3:]: arrays[key] for key in arrays if key.startswith("in:")}
             outputs = {key[4:]: arrays[key] for key in arrays if key.startswith("out:")}
-        job = Job(own / "net.prototxt", own / "net.caffemodel", [inputs], stages=case["stages"])
+        job = Job([own / "net.prototxt", own / "net.caffemodel"], [inputs], stages=case["stages"])
         cases.append(Golden(case["case"], job, outputs))
     return cases
 

@@ -60,7 +60,7 @@ def caffemodel(path: Path, layer: str, *blobs: Array) -> Path:
 
 def refusal(caffe: Caffe, net: Path, weights: Path | None = None, inputs: dict[str, Array] = ONES) -> EngineError:
     with pytest.raises(EngineError) as caught:
-        caffe.run(net, weights, [inputs])
+        caffe.run(Job([net] if weights is None else [net, weights], [inputs]))
     assert "\n" not in str(caught.value)
     assert caught.value.engine == "caffe"
     return caught.value
@@ -87,7 +87,7 @@ def test_golden_cases_fail_exactly_where_listed(caffe: Caffe) -> None:
 def test_hdf5_weights_load(caffe: Caffe) -> None:
     folder = shared("golden/model_hdf5")
     (case,) = [case for case in golden_cases() if case.name == "model_hdf5"]
-    (found,) = caffe.run(folder / "net.prototxt", folder / "net.caffemodel.h5", case.job.inputs)
+    (found,) = caffe.run(Job([folder / "net.prototxt", folder / "net.caffemodel.h5"], case.job.inputs))
     assert agree(found, case.expected, TOLERANCE)
 
 
@@ -98,13 +98,13 @@ def test_convolution_is_what_numpy_says(caffe: Caffe, net: Path, tmp_path: Path)
     data = rng.standard_normal((1, 2, 5, 5)).astype(np.float32)
     windows = np.lib.stride_tricks.sliding_window_view(data, (3, 3), axis=(2, 3))
     expected = np.einsum("nchwij,ocij->nohw", windows, weight) + bias[:, None, None]
-    (found,) = caffe.run(net, caffemodel(tmp_path / "w.caffemodel", "conv", weight, bias), [{"data": data}])
+    (found,) = caffe.run(Job([net, caffemodel(tmp_path / "w.caffemodel", "conv", weight, bias)], [{"data": data}]))
     np.testing.assert_allclose(found["conv"], expected, rtol=1e-5, atol=1e-5)  # 18 terms of float32
 
 
 def test_arrays_decide_the_shapes_and_each_set_has_its_own(caffe: Caffe, net: Path) -> None:
     sets = [{"data": np.zeros(shape, np.float32)} for shape in ((3, 2, 5, 5), (1, 2, 9, 7))]
-    shapes = [result["conv"].shape for result in caffe.run(net, None, sets)]
+    shapes = [result["conv"].shape for result in caffe.run(Job([net], sets))]
     assert shapes == [(3, 4, 3, 3), (1, 4, 7, 5)]
 
 
@@ -112,12 +112,12 @@ def test_in_place_blobs_hold_the_last_value(caffe: Caffe, tmp_path: Path) -> Non
     path = tmp_path / "net.prototxt"
     power = 'layer { name: "%s" type: "Power" bottom: "%s" top: "b" power_param { shift: %d } }\n'
     path.write_text(INPUT + power % ("one", "data", 1) + power % ("two", "b", 10), encoding="utf-8")
-    (blobs,) = caffe.run(path, None, [ONES], all_blobs=True)
+    (blobs,) = caffe.run(Job([path], [ONES], all_blobs=True))
     assert {name: float(value.flat[0]) for name, value in blobs.items()} == {"data": 1.0, "b": 12.0}
 
 
 def test_named_outputs_only(caffe: Caffe, net: Path) -> None:
-    (blobs,) = caffe.run(net, None, [ONES], outputs=["data"])
+    (blobs,) = caffe.run(Job([net], [ONES], outputs=["data"]))
     assert list(blobs) == ["data"]
 
 
@@ -131,7 +131,7 @@ def test_recurrent_state_does_not_reach_the_next_input_set(caffe: Caffe, tmp_pat
         encoding="utf-8",
     )
     inputs = {"x": np.ones((2, 1, 3), np.float32), "cont": np.ones((2, 1), np.float32)}
-    first, second = caffe.run(path, None, [inputs, inputs])
+    first, second = caffe.run(Job([path], [inputs, inputs]))
     assert np.any(first["h"])
     np.testing.assert_array_equal(first["h"], second["h"])
 
@@ -143,22 +143,22 @@ def test_stages_and_phase_select_layers(caffe: Caffe, tmp_path: Path) -> None:
         INPUT + rule % ("a", "a", 'stage: "deploy"') + rule % ("b", "b", "phase: TRAIN") + rule % ("c", "c", ""),
         encoding="utf-8",
     )
-    assert list(caffe.run(path, None, [ONES])[0]) == ["c"]
-    assert sorted(caffe.run(path, None, [ONES], stages=["deploy"])[0]) == ["a", "c"]
-    assert sorted(caffe.run(path, None, [ONES], phase="TRAIN")[0]) == ["b", "c"]
+    assert list(caffe.run(Job([path], [ONES]))[0]) == ["c"]
+    assert sorted(caffe.run(Job([path], [ONES], stages=["deploy"]))[0]) == ["a", "c"]
+    assert sorted(caffe.run(Job([path], [ONES], phase="TRAIN"))[0]) == ["b", "c"]
 
 
 def test_an_abort_ends_only_its_own_job(caffe: Caffe, net: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.prototxt"
     broken.write_text(INPUT + CONV.replace("num_output: 4", ""), encoding="utf-8")
-    before, between, after = caffe.run_jobs([Job(net, None, [ONES]), Job(broken, None, [ONES]), Job(net, None, [ONES])])
+    before, between, after = caffe.run_jobs([Job([net], [ONES]), Job([broken], [ONES]), Job([net], [ONES])])
     assert isinstance(between, EngineError)
     assert not isinstance(before, EngineError)
     assert not isinstance(after, EngineError)
 
 
 def test_shapes_without_running(caffe: Caffe, net: Path) -> None:
-    shapes = caffe.blob_shapes(net)
+    shapes = caffe.blob_shapes([net])
     assert shapes.inputs == ("data",)
     assert shapes.outputs == ("conv",)
     assert shapes.blobs == {"data": (1, 2, 5, 5), "conv": (1, 4, 3, 3)}
@@ -166,7 +166,7 @@ def test_shapes_without_running(caffe: Caffe, net: Path) -> None:
         ("data", "Input", ()),
         ("conv", "Convolution", ((4, 2, 3, 3), (4,))),
     ]
-    assert caffe.blob_shapes(net, inputs={"data": (7, 2, 3, 4)}).blobs["conv"] == (7, 4, 1, 2)
+    assert caffe.blob_shapes([net], inputs={"data": (7, 2, 3, 4)}).blobs["conv"] == (7, 4, 1, 2)
 
 
 def test_times_of_the_forward_pass(caffe: Caffe, tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_inputs_must_be_the_nets_inputs(caffe: Caffe, net: Path) -> None:
 
 def test_unknown_output(caffe: Caffe, net: Path) -> None:
     with pytest.raises(EngineError, match="no blob 'nothing'; it has 'data', 'conv'"):
-        caffe.run(net, None, [ONES], outputs=["nothing"])
+        caffe.run(Job([net], [ONES], outputs=["nothing"]))
 
 
 # ---- finding the build ------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from surgery.errors import EngineError
-from surgery.runtime import OpenCV
+from surgery.runtime import Job, OpenCV
 from surgery.runtime.opencv import producers
 from tests.engines import require_caffe, require_opencv
 from tests.runtime.golden import agree, golden_cases
@@ -69,11 +69,11 @@ def test_blobs_by_caffes_names(opencv: OpenCV, tmp_path: Path) -> None:
     path = tmp_path / "net.prototxt"
     path.write_text(INPUT + POWER % ("one", "data", "a", 1) + POWER % ("two", "a", "b", 10), encoding="utf-8")
     table = producers([("data", "Input", ["data"]), ("one", "Power", ["a"]), ("two", "Power", ["b"])])
-    (by_layer,) = opencv.run(path, None, [ONES])
-    (by_blob,) = opencv.run(path, None, [ONES], producers=table)
-    (every,) = opencv.run(path, None, [ONES], all_blobs=True, producers=table)
-    (named,) = opencv.run(path, None, [ONES], outputs=["a"], producers=table)
-    assert list(by_layer) == ["two"]
+    (unasked,) = opencv.run(Job([path], [ONES]))
+    (by_blob,) = opencv.run(Job([path], [ONES]), producers=table)
+    (every,) = opencv.run(Job([path], [ONES], all_blobs=True), producers=table)
+    (named,) = opencv.run(Job([path], [ONES], outputs=["a"]), producers=table)
+    assert {name: float(value.flat[0]) for name, value in unasked.items()} == {"b": 12.0}
     assert {name: float(value.flat[0]) for name, value in by_blob.items()} == {"b": 12.0}
     assert {name: float(value.flat[0]) for name, value in every.items()} == {"a": 2.0, "b": 12.0}
     assert {name: float(value.flat[0]) for name, value in named.items()} == {"a": 2.0}
@@ -101,7 +101,7 @@ def test_an_exception_is_one_line_with_its_layer(
         encoding="utf-8",
     )
     with pytest.raises(EngineError) as caught:
-        opencv.run(path, None, [ONES])  # OpenCV has no fillers, so a layer without weights is refused.
+        opencv.run(Job([path], [ONES]))  # OpenCV has no fillers, so a layer without weights is refused.
     assert caught.value.layer == "ip"
     assert caught.value.files == (str(path),)
     assert "\n" not in str(caught.value)
@@ -111,16 +111,16 @@ def test_an_exception_is_one_line_with_its_layer(
 def test_text_that_does_not_parse(opencv: OpenCV, tmp_path: Path) -> None:
     path = tmp_path / "net.prototxt"
     path.write_text(INPUT + "layer {", encoding="utf-8")
-    with pytest.raises(EngineError, match="Expected"):
-        opencv.run(path, None, [ONES])
+    with pytest.raises(EngineError, match=r"net\.prototxt:2:8: the file ends inside 'layer'"):
+        opencv.run(Job([path], [ONES]))
 
 
 def test_what_opencv_would_ignore_is_refused(opencv: OpenCV, tmp_path: Path) -> None:
     path = tmp_path / "net.prototxt"
     path.write_text(INPUT + POWER % ("one", "data", "a", 1), encoding="utf-8")
     with pytest.raises(EngineError, match="ignores phases, levels and stages"):
-        opencv.run(path, None, [ONES], stages=["deploy"])
+        opencv.run(Job([path], [ONES], stages=["deploy"]))
     with pytest.raises(EngineError, match="no layer makes a blob 'z'"):
-        opencv.run(path, None, [ONES], outputs=["z"], producers={"a": ("one", 0)})
+        opencv.run(Job([path], [ONES], outputs=["z"]), producers={"a": ("one", 0)})
     with pytest.raises(EngineError, match="no such file"):
-        opencv.run(path, tmp_path / "none.caffemodel", [ONES])
+        opencv.run(Job([path, tmp_path / "none.caffemodel"], [ONES]))
