@@ -287,6 +287,10 @@ MESSAGES: dict[str, dict[str, tuple[int, bool, str, int | float | bool | str | N
         'yolo_detection_output_param': (10052, False, 'YoloDetectionOutputParameter', None),
         'yolov3_detection_output_param': (10053, False, 'Yolov3DetectionOutputParameter', None),
         'roi_align_param': (10054, False, 'ROIAlignParameter', None),
+        'hardsigmoid_param': (10055, False, 'HardSigmoidParameter', None),
+        'relu6_param': (10056, False, 'ReLU6Parameter', None),
+        'pad_param': (10057, False, 'PadParameter', None),
+        'pixelshuffle_param': (10058, False, 'PixelShuffleParameter', None),
     },
     'TransformationParameter': {
         'scale': (1, False, 'float', 1.0),
@@ -1339,6 +1343,25 @@ MESSAGES: dict[str, dict[str, tuple[int, bool, str, int | float | bool | str | N
         'pooled_w': (10002, False, 'uint32', 0),
         'spatial_scale': (10003, False, 'float', 1.0),
     },
+    'HardSigmoidParameter': {
+        'alpha': (10001, False, 'float', 0.2),
+        'beta': (10002, False, 'float', 0.5),
+    },
+    'ReLU6Parameter': {
+        'negative_slope': (10001, False, 'float', 0.0),
+        'threshold': (10002, False, 'float', 6.0),
+    },
+    'PadParameter': {
+        'pad_type': (10001, False, 'PadParameter.PadType', 'CONSTANT'),
+        'pad_u': (10002, False, 'int32', 0),
+        'pad_d': (10003, False, 'int32', 0),
+        'pad_l': (10004, False, 'int32', 0),
+        'pad_r': (10005, False, 'int32', 0),
+        'pad_value': (10006, False, 'float', 0.0),
+    },
+    'PixelShuffleParameter': {
+        'upscale_factor': (10001, False, 'int32', None),
+    },
     'Seq2outParameter': {
     },
 }
@@ -1408,4 +1431,5 @@ ENUMS: dict[str, dict[str, int]] = {
     'SplitParameter.Engine': {'DEFAULT': 0, 'CAFFE': 1, 'MKL2017': 3, 'MKLDNN': 4},
     'Im2seqParameter.Direction': {'FORWARD': 0, 'REVERSED': 1, 'TOPDOWN': 2, 'BOTTOMUP': 3},
     'Pooling3DParameter.PoolMethod': {'MAX': 0, 'AVE': 1, 'STOCHASTIC': 2},
+    'PadParameter.PadType': {'CONSTANT': 0, 'REPLICATE': 1, 'REFLECT': 2},
 }

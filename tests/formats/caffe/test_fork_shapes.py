@@ -70,6 +70,11 @@ UPSAMPLE, INTERP = "upsample_param { %s }", "interp_param { %s }"
         # Cropped by 1 on each side: (9 - 2) + (7 - 1) * 1 = 13, (8 - 2) + 5 * 1 = 11.
         ("Interp", INTERP % "zoom_factor: 2 pad_beg: -1 pad_end: -1", [(1, 3, 9, 8)], (1, 3, 13, 11)),
         ("Interp", "", [(1, 3, 9, 8), (1, 7, 20, 30)], (1, 3, 20, 30)),
+        # 3 * 3 channels become 3 x 3 pixels: 18 / 9 = 2, 4 * 3, 5 * 3.
+        ("PixelShuffle", "pixelshuffle_param { upscale_factor: 3 }", [(2, 18, 4, 5)], (2, 2, 12, 15)),
+        # 9 + 1 + 2, 8 + 3 + 4; 9 - 1 - 2, 8 - 3 - 4.
+        ("Pad", "pad_param { pad_u: 1 pad_d: 2 pad_l: 3 pad_r: 4 }", [(1, 3, 9, 8)], (1, 3, 12, 15)),
+        ("Pad", "pad_param { pad_u: -1 pad_d: -2 pad_l: -3 pad_r: -4 }", [(1, 3, 9, 8)], (1, 3, 6, 1)),
     ],
 )  # fmt: skip
 def test_layers_that_resize(type_: str, param: str, bottoms: list[Shape], top: Shape) -> None:
@@ -189,6 +194,16 @@ def test_layers_that_keep_the_shape_of_a_map(type_: str, param: str, bottoms: li
         ("Interp", "interp_param { height: 4 }", [(1, 3, 9, 9)], "no size"),
         ("Upsample", "upsample_param { scale_h: 2 }", [(1, 3, 9, 9)] * 2, "scale_h and scale_w"),
         ("Permute", "permute_param { order: 0 order: 0 }", [(1, 3)], "different axes below 2"),
+        ("PixelShuffle", "pixelshuffle_param { upscale_factor: 2 }", [(1, 6, 3, 3)], "upscale_factor^2 = 4"),
+        ("PixelShuffle", "", [(1, 4, 3, 3)], "upscale_factor is 0"),
+        ("Pad", "pad_param { pad_u: 1 pad_l: -1 }", [(1, 4, 3, 3)], "expected all negative or none"),
+        ("Pad", "pad_param { pad_type: REFLECT pad_r: 3 }", [(1, 4, 3, 3)], "a reflection of 3x3 has less"),
+        (
+            "Pad",
+            "pad_param { pad_u: -2 pad_d: -1 pad_l: -1 pad_r: -1 }",
+            [(1, 4, 3, 3)],
+            "height and width would be 0x1",
+        ),
     ],
 )
 def test_what_a_fork_refuses_is_refused(type_: str, param: str, bottoms: list[Shape], message: str) -> None:

@@ -103,10 +103,13 @@ LAYERS: dict[str, LayerType] = {
     "Upsample": LayerType(resize.upsample, bottoms=(1, 2)),
     # MobileNet, ShuffleNet and YOLO
     "ConvolutionDepthwise": LayerType(convolution.depthwise_own),
+    "CuDNNGroupedConvolutionForward": LayerType(convolution.convolution, bottoms=(1, None), tops=(1, None)),
     "DepthwiseConvolution": LayerType(convolution.depthwise_base, bottoms=(1, None), tops=(1, None)),
     "HardSigmoid": _SAME,
     "HardSwish": _SAME,
     "Mish": _SAME,
+    "Pad": LayerType(resize.pad),
+    "PixelShuffle": LayerType(elementwise.pixel_shuffle),
     "ReLU6": _SAME,
     "SeLu": _SAME,
     "ShuffleChannel": LayerType(elementwise.shuffle_channel),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 from surgery.formats.caffe.layers.base import Setup, ShapeError, Shapes, four, params, positive, text, unread
 from surgery.formats.caffe.network import Layer
 from surgery.formats.caffe.text import Message
@@ -17,7 +19,7 @@ def prior_box(layer: Layer, bottoms: Shapes) -> Setup:
     if not sizes or larger not in (0, sizes):
         raise ShapeError(f"{sizes} min_size and {larger} max_size; expected at least one, and as many max_size or none")
     _, _, h, w = four(bottoms[0])
-    return Setup(((1, 2, h * w * (_ratios(param) * sizes + larger) * 4),))
+    return Setup(((1, 2, h * w * (len(ratios(param)) * sizes + larger) * 4),))
 
 
 def detection_output(layer: Layer, bottoms: Shapes) -> Setup:
@@ -67,12 +69,19 @@ def _pooled_regions(param: Message, bottoms: Shapes) -> Setup:
     return Setup(((regions, four(bottoms[0])[1], height, width),))
 
 
-def _ratios(param: Message) -> int:
-    """Return how many different aspect ratios there are, 1 and flipped ones included."""
-    ratios = [1.0]
-    for ratio in (float(value) for value in param.all("aspect_ratio")):
-        if all(abs(ratio - known) >= 1e-6 for known in ratios):
-            ratios.append(ratio)
+def ratios(param: Message) -> list[float]:
+    """Return the different aspect ratios in their order, 1 first, each followed by its inverse where it is flipped.
+
+    They are of single precision, as SSD keeps them.
+    """
+    found = [1.0]
+    for ratio in (_single(float(value)) for value in param.all("aspect_ratio")):
+        if all(abs(ratio - known) >= 1e-6 for known in found):
+            found.append(ratio)
             if param.bool("flip"):
-                ratios.append(1.0 / ratio if ratio else ratio)
-    return len(ratios)
+                found.append(_single(1.0 / ratio) if ratio else ratio)
+    return found
+
+
+def _single(value: float) -> float:
+    return ctypes.c_float(value).value

@@ -8,8 +8,10 @@ from surgery.formats.caffe.layers.base import (
     Shapes,
     axis_of,
     four,
+    image,
     is_in_place,
     params,
+    positive,
     same_shapes,
     size,
     text,
@@ -62,3 +64,12 @@ def shuffle_channel(layer: Layer, bottoms: Shapes) -> Setup:
     if group < 1 or channels % group:
         raise ShapeError(f"group {group} does not divide the {channels} input channels")
     return Setup((four(bottoms[0]),))
+
+
+def pixel_shuffle(layer: Layer, bottoms: Shapes) -> Setup:
+    """Return the setup of a PixelShuffle: channels become rows and columns."""
+    n, channels, height, width = image(bottoms[0])
+    factor = positive(params(layer, "pixelshuffle_param").int("upscale_factor"), "upscale_factor")
+    if channels % factor**2:
+        raise ShapeError(f"{channels} input channels; expected a multiple of upscale_factor^2 = {factor**2}")
+    return Setup(((n, channels // factor**2, height * factor, width * factor),))

@@ -13,17 +13,17 @@ BOOL = Kind(number=0, repeated=False, type="bool", default=None)
 def pooling(layer: Layer, bottoms: Shapes) -> Setup:
     """Return the setup of a Pooling; a second top, of MAX only, is the mask."""
     param = params(layer, "pooling_param")
-    foreign = unread(layer, param, "dilation", "kernel_depth", "kernel_size_3d")
-    if foreign:
-        return foreign
+    unknown = foreign(layer, param)
+    if unknown:
+        return unknown
     n, c, h, w = image(bottoms[0])
     method = param.str("pool")
     if len(layer.tops) > 1 and method != "MAX":
         raise ShapeError(f"2 tops with pool {method}; only MAX has a second top, its mask")
-    kernel, stride, pad = _window(param, (h, w))
+    kernel, stride, pad = window(param, (h, w))
     if pad != (0, 0) and method not in ("AVE", "MAX"):
         raise ShapeError(f"pad is {text(pad)} with pool {method}; padding is for MAX and AVE only")
-    top = (n, c, *_pooled((h, w), kernel, stride, pad, rounds_up=_rounds_up(param)))
+    top = (n, c, *pooled((h, w), kernel, stride, pad, rounds_up=_rounds_up(param)))
     # Without a mask top, MAX keeps its arg-max in a buffer of the same size.
     return Setup((top,) * len(layer.tops), scratch_floats=size(top) if method == "MAX" and len(layer.tops) == 1 else 0)
 
@@ -32,10 +32,16 @@ def spp(layer: Layer, bottoms: Shapes) -> Setup:
     """Return the setup of an SPP: level l pools to at most 2^l x 2^l bins, joined along the channels."""
     n, c, h, w = image(bottoms[0])
     height = positive(params(layer, "spp_param").int("pyramid_height"), "pyramid_height")
-    levels = [_pyramid_level((h, w), 2**level) for level in range(height)]
+    windows = [pyramid_window((h, w), 2**level) for level in range(height)]
+    levels = [pooled((h, w), kernel, kernel, pad) for kernel, pad in windows]
     if height == 1:
         return Setup(((n, c, *levels[0]),))  # A single level is not flattened.
     return Setup(((n, sum(c * rows * columns for rows, columns in levels)),))
+
+
+def foreign(layer: Layer, param: Message) -> Setup | None:
+    """Return a setup without shapes where a fork's field says what to do, else None."""
+    return unread(layer, param, "dilation", "kernel_depth", "kernel_size_3d")
 
 
 def _rounds_up(param: Message) -> bool:
@@ -45,7 +51,7 @@ def _rounds_up(param: Message) -> bool:
     return param.str("round_mode") != "FLOOR"
 
 
-def _window(param: Message, sizes: Shape) -> tuple[Shape, Shape, Shape]:
+def window(param: Message, sizes: Shape) -> tuple[Shape, Shape, Shape]:
     """Return kernel, stride and pad as (H, W) pairs."""
     stride = _pair(param, "stride_h", "stride_w", "stride")
     pad = _pair(param, "pad_h", "pad_w", "pad")
@@ -77,7 +83,7 @@ def _pair(param: Message, height: str, width: str, both: str) -> Shape:
     return param.int(height), param.int(width)
 
 
-def _pooled(sizes: Shape, kernel: Shape, stride: Shape, pad: Shape, *, rounds_up: bool = True) -> Shape:
+def pooled(sizes: Shape, kernel: Shape, stride: Shape, pad: Shape, *, rounds_up: bool = True) -> Shape:
     """Return how many windows Caffe places on each axis."""
     counts = []
     for i, k, s, p in zip(sizes, kernel, stride, pad, strict=True):
@@ -95,7 +101,8 @@ def _pooled(sizes: Shape, kernel: Shape, stride: Shape, pad: Shape, *, rounds_up
     return tuple(counts)
 
 
-def _pyramid_level(sizes: Shape, bins: int) -> Shape:
+def pyramid_window(sizes: Shape, bins: int) -> tuple[Shape, Shape]:
+    """Return kernel, which is the stride too, and pad of the SPP level with so many bins on each axis."""
     kernel = tuple(-(-i // bins) for i in sizes)
     pad = tuple((k * bins - i + 1) // 2 for i, k in zip(sizes, kernel, strict=True))
     if any(p >= k for p, k in zip(pad, kernel, strict=True)) and any(pad):
@@ -103,4 +110,4 @@ def _pyramid_level(sizes: Shape, bins: int) -> Shape:
             f"{bins} bins over an input of {text(sizes)} need pad {text(pad)} with kernel {text(kernel)}; "
             "Caffe wants a pad smaller than the kernel: choose a smaller pyramid_height"
         )
-    return _pooled(sizes, kernel, kernel, pad)
+    return kernel, pad

@@ -1,4 +1,4 @@
-"""Upsample and Interp: forks' layers that change height and width."""
+"""Upsample, Interp and Pad: forks' layers that change height and width."""
 
 from __future__ import annotations
 
@@ -41,6 +41,18 @@ def interp(layer: Layer, bottoms: Shapes) -> Setup:
             raise ShapeError(f"{given[0]} and a second bottom are both given; expected one of the two")
         return Setup(((n, c, *four(bottoms[1])[2:]),))
     return Setup(((n, c, *_positive(_interpolated(param, given, _positive(inner)))),))
+
+
+def pad(layer: Layer, bottoms: Shapes) -> Setup:
+    """Return the setup of a Pad: rows and columns around the image, or, where all four are negative, taken off it."""
+    param = params(layer, "pad_param")
+    sides = [param.int(f"pad_{side}") for side in "udlr"]
+    if min(sides) < 0 <= max(sides):
+        raise ShapeError(f"pad_u, pad_d, pad_l, pad_r are {sides}; expected all negative or none")
+    n, c, h, w = image(bottoms[0])
+    if param.str("pad_type") == "REFLECT" and (max(sides[:2]) >= h or max(sides[2:]) >= w):
+        raise ShapeError(f"pad_u, pad_d, pad_l, pad_r are {sides}; a reflection of {h}x{w} has less")
+    return Setup(((n, c, *_positive((h + sides[0] + sides[1], w + sides[2] + sides[3]))),))
 
 
 def _unpooled(param: Message, h: int, w: int) -> Shape:
