@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from surgery.version import __version__
 
 if TYPE_CHECKING:
-    from surgery.api import load, plan, rewrite, save
+    from surgery.api import load, plan, rewrite, save, to_caffe, to_onnx
 
-__all__ = ["__version__", "load", "plan", "rewrite", "save"]
+__all__ = ["__version__", "load", "plan", "rewrite", "save", "to_caffe", "to_onnx"]
 
 
 def __getattr__(name: str) -> Any:

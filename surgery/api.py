@@ -1,24 +1,25 @@
-"""The Python interface: `load`, `plan`, `rewrite`, `save`."""
+"""The Python interface: load, plan, rewrite, save, and the two conversions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Literal
 
 from surgery import formats
 from surgery.choose import Amount, Request, parse_selector
 from surgery.choose.request import DEFAULT_METHODS, parse_methods, parse_rank
 from surgery.errors import PlanError
 from surgery.model import Model, Shape
-from surgery.output import staged
+from surgery.output import staged, staged_file
 from surgery.pipeline import make_plan
 from surgery.plans import Plan
 from surgery.rewriting import rewrite as _rewrite
 
 
 def load(*files: str | PathLike[str], phase: str = "TEST", shapes: Mapping[str, Shape] | None = None) -> Model:
-    """Read a model: a prototxt and, where there are any, its weights.
+    """Read a model: a prototxt and, where there are any, its weights; or an ONNX file.
 
     `shapes` gives input shapes that the file does not state. Raises SurgeryError.
     """
@@ -57,5 +58,35 @@ def save(model: Model, folder: str | PathLike[str], stem: str = "model") -> tupl
     """Write the model's files into a new folder, whole or not at all; return their paths."""
     target = Path(folder)
     with staged(target) as staging:
-        paths = model.format.save(model, staging, stem)
-    return tuple(target / path.name for path in paths)
+        paths = [path.relative_to(staging) for path in model.format.save(model, staging, stem)]
+    return tuple(target / path for path in paths)
+
+
+def to_onnx(
+    model: Model, file: str | PathLike[str], *, opset: int = 13, batch: Literal["fixed", "dynamic"] = "fixed"
+) -> tuple[Path, ...]:
+    """Write a Caffe model as an ONNX file, with a data file beside it above 2 GiB; return the paths.
+
+    Raises ConversionError with every layer that ONNX cannot express, PlanError for an `opset` outside of 13 to 22.
+    """
+    from surgery.convert.to_onnx import to_onnx as convert
+
+    target = Path(file)
+    conversion = convert(model, opset=opset, batch=batch)
+    with staged_file(target, ()) as staging:
+        names = [path.name for path in conversion.save(staging)]
+    return tuple(target.with_name(name) for name in names)
+
+
+def to_caffe(model: Model, folder: str | PathLike[str], stem: str = "model") -> tuple[Path, ...]:
+    """Write an ONNX model as a Caffe network into a new folder, prototxt and caffemodel; return the paths.
+
+    Raises ConversionError with every node that stock Caffe cannot express.
+    """
+    from surgery.convert.to_caffe import to_caffe as convert
+
+    target = Path(folder)
+    conversion = convert(model)
+    with staged(target) as staging:
+        names = [path.name for path in conversion.save(staging, stem)]
+    return tuple(target / name for name in names)

@@ -18,9 +18,14 @@ VERBS = {
     "compress": "cut",
     "plan": "cut",
     "apply": "cut",
+    "convert": "convert",
     "verify": "verify",
+    "bench": "bench",
     "upgrade": "rework",
     "deploy": "rework",
+    "extract": "edits",
+    "fold": "edits",
+    "fc-to-conv": "edits",
 }
 
 
@@ -37,7 +42,7 @@ class _Verbs(click.Group):
         if cmd_name not in VERBS:
             return None
         module = importlib.import_module(f"surgery.cli.{VERBS[cmd_name]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
