@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:  # Values of these types pass through here; inspecting a network loads neither.
     from surgery.ops import Chain, FloatArray, Op
+    from surgery.ops.scale import Scale
 
 Shape = tuple[int, ...]
 
@@ -84,6 +85,14 @@ class Refusal:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class PerChannel:
+    """A node that only scales and shifts each channel of its input number `input`."""
+
+    scale: Scale
+    input: int = 0
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class Splice:
     """The node `key` becomes the layers of `chain`, in running order."""
 
@@ -99,7 +108,34 @@ class Reweigh:
     op: Op
 
 
-Edit = Splice | Reweigh
+@dataclass(frozen=True, slots=True)
+class Extract:
+    """Only what leads to the blobs `outputs` stays; where `inputs` are given, the network begins at those blobs.
+
+    A name means the value that it has in the end, behind everything that works in place on it.
+    """
+
+    outputs: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Fold:
+    """The nodes `absorbed`, which follow the node `key` one after the other, go; its weights take in their `scale`."""
+
+    key: str
+    absorbed: tuple[str, ...]
+    scale: Scale
+
+
+@dataclass(frozen=True, slots=True)
+class Convolve:
+    """The fully connected nodes `keys` become convolutions over all their input; see `Format.convolvable`."""
+
+    keys: tuple[str, ...]
+
+
+Edit = Splice | Reweigh | Extract | Fold | Convolve
 
 
 class Format(Protocol):
@@ -117,6 +153,22 @@ class Format(Protocol):
 
     def edit(self, model: Model, edits: Sequence[Edit]) -> Model:
         """Return the model with the edits made."""
+        ...
+
+    def scale(self, model: Model, node: Node) -> PerChannel | Refusal | None:
+        """Return how the node scales and shifts each channel, why it does not, or None for a node of another kind."""
+        ...
+
+    def absorber(self, model: Model, node: Node) -> int | Refusal:
+        """Return the output channels of a node whose weights can take in a scale behind it, or why they cannot."""
+        ...
+
+    def convolvable(self, model: Model, keys: Collection[str]) -> tuple[tuple[str, ...], tuple[Refusal, ...]]:
+        """Return which fully connected nodes of those keys can become convolutions, and why the others cannot."""
+        ...
+
+    def outputs(self, model: Model) -> tuple[str, ...]:
+        """Return the names of the blobs that the network gives."""
         ...
 
     def facts(self, model: Model) -> Mapping[str, Facts]:

@@ -2,21 +2,52 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from surgery.errors import ModelError
-from surgery.formats.caffe import join, meaning, network, shapes, spelling, text, weights, write
+from surgery.formats.caffe import (
+    convolve,
+    extract,
+    fold,
+    join,
+    meaning,
+    network,
+    shapes,
+    sharing,
+    spelling,
+    text,
+    weights,
+    write,
+)
 from surgery.formats.caffe.net import CaffeNet, Cut, Made, Original
 from surgery.formats.caffe.netstate import state_of
 from surgery.formats.caffe.network import Layer, Shape
-from surgery.model import Edit, Facts, Memory, Model, Node, Refusal, Runnable, Splice, placeholder
+from surgery.formats.wiring import Wiring
+from surgery.model import (
+    Convolve,
+    Edit,
+    Extract,
+    Facts,
+    Fold,
+    Memory,
+    Model,
+    Node,
+    PerChannel,
+    Refusal,
+    Reweigh,
+    Runnable,
+    Splice,
+    placeholder,
+)
 from surgery.ops import Chain, FloatArray, Op
 
 MAX_COUNT = 2**31 - 1  # numbers in one blob
+_MADE = "was made by a cut; save the model and load that"
 
 
 class CaffeFormat:
@@ -32,17 +63,40 @@ class CaffeFormat:
         if node.key in net.reweighed:
             return net.reweighed[node.key]
         layer: Layer = node.native.layer
-        reason = meaning.refusal(layer) or _entanglement(net, layer)
+        reason = meaning.refusal(layer) or sharing.refusal(net, layer)
         result = reason or _op(net, layer, node.native.index)
         return Refusal(node.key, node.type, result) if isinstance(result, str) else result
 
     def edit(self, model: Model, edits: Sequence[Edit]) -> Model:
-        """Return the model with the edits made; raises ModelError for a model without weights."""
-        if model.native.weights is None:
-            raise ModelError(f"{model.native.files[0]}: has no weights to cut; give its .caffemodel as well")
-        for change in edits:
-            model = _splice(model, change) if isinstance(change, Splice) else _reweigh(model, change.key, change.op)
+        """Return the model with the edits made, those of one kind in a row at once.
+
+        Raises ModelError for a model without weights, unless the edits are `Extract`.
+        """
+        for kind, changes in groupby(edits, type):
+            if model.native.weights is None and kind is not Extract:
+                raise ModelError(f"{model.native.files[0]}: has no weights to cut; give its .caffemodel as well")
+            model = _EDITS[kind](model, list(changes))
         return model
+
+    def scale(self, model: Model, node: Node) -> PerChannel | Refusal | None:
+        """Return how a BatchNorm, Scale, Bias or BN scales and shifts each channel, or why it does not."""
+        if node.type not in fold.SCALES:
+            return None
+        result = _MADE if isinstance(node.native, Made) else fold.scale(model.native, node)
+        return Refusal(node.key, node.type, result) if isinstance(result, str) else PerChannel(result)
+
+    def absorber(self, model: Model, node: Node) -> int | Refusal:
+        """Return the output channels of a layer that can take in a scale behind it, or why it cannot."""
+        result = _MADE if isinstance(node.native, Made) else fold.absorber(model.native, node)
+        return Refusal(node.key, node.type, result) if isinstance(result, str) else result
+
+    def convolvable(self, model: Model, keys: Collection[str]) -> tuple[tuple[str, ...], tuple[Refusal, ...]]:
+        """Return which InnerProduct layers can become convolutions, and why the others cannot."""
+        return convolve.convolvable(model.native, model.nodes, keys)
+
+    def outputs(self, model: Model) -> tuple[str, ...]:
+        """Return the blobs that no layer reads, as Caffe finds them."""
+        return tuple(Wiring(model.nodes).loose)
 
     def facts(self, model: Model) -> Mapping[str, Facts]:
         """Return what is known of every node of an uncut model."""
@@ -181,28 +235,6 @@ def _nodes(net: CaffeNet) -> tuple[Node, ...]:
     return tuple(nodes)
 
 
-def _entanglement(net: CaffeNet, layer: Layer) -> str | None:
-    """Return why a layer cannot be cut for the sake of others that depend on it, or None."""
-    for name in filter(None, layer.param_names):
-        others = [other for other in net.shared.get(name, ()) if other != layer.name]
-        if others:
-            return f"its weights are shared with '{others[0]}' (param name '{name}')"
-    twins = [other for other in net.by_name[layer.name] if other is not layer]
-    if any(id(twin) in net.inferred for twin in twins):  # Shapes are inferred of the layers that run.
-        return "two layers that run have this name; Caffe gives the weights to the first only"
-    for twin in twins:
-        if _geometry(twin) != _geometry(layer):
-            return "a layer of the same name in another phase has other parameters"
-    return None
-
-
-def _geometry(layer: Layer) -> tuple[object, ...]:
-    """Return what must agree in layers that share one entry of weights: type, parameters, but no connections."""
-    names = ("convolution_param", "inner_product_param")
-    blocks = [layer.message.document.slice(f) for name in names for f in layer.message.named(name)]
-    return layer.type, len(layer.tops), *(re.sub(r"\s+|#[^\n]*", " ", block) for block in blocks)
-
-
 def _op(net: CaffeNet, layer: Layer, index: int | None) -> Op | str:
     inferred = net.inferred[id(layer)].blobs
     if net.weights is not None:
@@ -237,6 +269,15 @@ def _facts(net: CaffeNet, node: Node) -> Facts:
     )
 
 
+def _each(edit: Callable[[Model, Any], Model]) -> Callable[[Model, Sequence[Any]], Model]:
+    def all_of(model: Model, changes: Sequence[Any]) -> Model:
+        for change in changes:
+            model = edit(model, change)
+        return model
+
+    return all_of
+
+
 def _splice(model: Model, change: Splice) -> Model:
     node, net = model.node(change.key), model.native
     if isinstance(node.native, Made):
@@ -250,7 +291,8 @@ def _splice(model: Model, change: Splice) -> Model:
     return replace(model.replaced({node.key: nodes}), native=replace(net, cuts={**net.cuts, layer.name: cut}))
 
 
-def _reweigh(model: Model, key: str, op: Op) -> Model:
+def _reweigh(model: Model, change: Reweigh) -> Model:
+    key, op = change.key, change.op
     node, net = model.node(key), model.native
     if isinstance(node.native, Made):
         cut = net.cuts[node.native.origin]
@@ -259,3 +301,36 @@ def _reweigh(model: Model, key: str, op: Op) -> Model:
     else:
         changed = replace(net, reweighed={**net.reweighed, key: op})
     return replace(model, native=changed)
+
+
+def _restructured(model: Model, net: CaffeNet) -> Model:
+    return replace(model, nodes=_nodes(net), native=net)
+
+
+def _uncut(model: Model) -> CaffeNet:
+    """Return the network; raises ModelError where layers of it were cut: their texts are not written yet."""
+    net: CaffeNet = model.native
+    if net.cuts or net.reweighed:
+        raise ModelError(f"{next(iter({**net.cuts, **net.reweighed}))}: {_MADE}")
+    return net
+
+
+def _extract(model: Model, change: Extract) -> Model:
+    return _restructured(model, extract.extracted(_uncut(model), model.nodes, change))
+
+
+def _fold(model: Model, changes: Sequence[Fold]) -> Model:
+    return _restructured(model, fold.folded(_uncut(model), {node.key: node for node in model.nodes}, changes))
+
+
+def _convolve(model: Model, change: Convolve) -> Model:
+    return _restructured(model, convolve.convolved(_uncut(model), model.nodes, change.keys))
+
+
+_EDITS: dict[type, Callable[[Model, Sequence[Any]], Model]] = {
+    Splice: _each(_splice),
+    Reweigh: _each(_reweigh),
+    Extract: _each(_extract),
+    Fold: _fold,
+    Convolve: _each(_convolve),
+}

@@ -213,7 +213,7 @@ def test_caffe_refuses_what_is_an_error_and_takes_the_rest(tmp_path: Path) -> No
     for number, (_, content, _) in enumerate(nets):
         folder = tmp_path / str(number)
         folder.mkdir()
-        jobs.append(Job(write(folder, content), None, [{}]))
+        jobs.append(Job([write(folder, content)], [{}]))
     results = caffe.blob_shapes_of(jobs)
     wrong = [
         (code, content, str(result))
@@ -335,7 +335,7 @@ def test_caffe_refuses_weights_that_do_not_fit(tmp_path: Path) -> None:
         folder = tmp_path / str(number)
         folder.mkdir()
         found = of_pair(folder, entries)
-        (result,) = caffe.blob_shapes_of([Job(folder / "net.prototxt", folder / "net.caffemodel", [{}])])
+        (result,) = caffe.blob_shapes_of([Job([folder / "net.prototxt", folder / "net.caffemodel"], [{}])])
         assert isinstance(result, EngineError) == bool(errors(found)) == is_refused
 
 

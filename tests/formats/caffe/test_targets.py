@@ -141,7 +141,7 @@ def test_caffe_has_the_layer_types_of_the_table(tmp_path: Path) -> None:
     for kind in kinds:
         path = tmp_path / f"{kind}.prototxt"
         path.write_text(one_layer(kind))
-        jobs.append(Job(path, None, [{}]))
+        jobs.append(Job([path], [{}]))
     results = caffe.blob_shapes_of(jobs)
     missing = [
         kind

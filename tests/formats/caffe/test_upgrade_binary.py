@@ -50,7 +50,7 @@ def v0_files(tmp_path: Path) -> tuple[Path, Path]:
 def outputs(*models: tuple[Path, Path], shape: tuple[int, ...], name: str = "data") -> list[np.ndarray]:
     """What real Caffe computes of one random input in each model: its output."""
     x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
-    results = require_caffe().run_jobs([Job(*model, inputs=[{name: x}]) for model in models])
+    results = require_caffe().run_jobs([Job(model, [{name: x}]) for model in models])
     values = []
     for result in results:
         assert not isinstance(result, EngineError), result
