@@ -9,10 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import surgery
 from surgery.factor import METHODS
+from tests.nets import conv_blobs, write_net
 from tests.shared import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -23,6 +25,11 @@ input_dim: 1
 input_dim: 8
 input_dim: 8
 layers { name: "ip" type: INNER_PRODUCT bottom: "data" top: "ip" inner_product_param { num_output: 10 } }
+"""
+NORMALISED = """name: "bn"
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } } }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv" convolution_param { num_output: 4 kernel_size: 3 } }
+layer { name: "bn" type: "BatchNorm" bottom: "conv" top: "conv" }
 """
 
 
@@ -41,6 +48,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder like the repository's, to run the examples in."""
     shutil.copytree(REPOSITORY / "models", tmp_path / "models")
     (tmp_path / "old.prototxt").write_text(OLD)
+    statistics = [np.arange(4, dtype=np.float32), np.arange(1, 5, dtype=np.float32), np.ones(1, np.float32)]
+    files = write_net(tmp_path, NORMALISED, {"conv": conv_blobs(4, 3, 3, 3), "bn": statistics})
+    for file in files:
+        file.rename(file.with_stem("bn"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
