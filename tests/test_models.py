@@ -7,15 +7,14 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import surgery
-from surgery.runtime import Engine
-from tests.engines import require_caffe, require_opencv
+from surgery.runtime import ENGINES, Engine, Job
+from tests.engines import require, require_opencv
 from tests.shared import REPOSITORY
 
 DIGITS = REPOSITORY / "models" / "digits"
@@ -25,7 +24,7 @@ HELD_BACK = np.load(DIGITS / "heldback.npz")
 
 def accuracy(engine: Engine, prototxt: Path, weights: Path) -> float:
     inputs = {"data": HELD_BACK["images"][:, None].astype(np.float32) / 16}
-    ((scores,),) = (blobs.values() for blobs in engine.run(prototxt, weights, [inputs]))
+    ((scores,),) = (blobs.values() for blobs in engine.run(Job((prototxt, weights), [inputs])))
     return float((scores.reshape(-1, 10).argmax(1) == HELD_BACK["labels"]).mean())
 
 
@@ -57,9 +56,9 @@ def test_the_held_back_digits_are_every_fourth_of_the_data_set() -> None:
     np.testing.assert_array_equal(HELD_BACK["labels"], digits.target[::4])
 
 
-@pytest.mark.parametrize("require", [require_caffe, require_opencv], ids=["caffe", "opencv"])
-def test_it_reads_at_least_97_of_100_held_back_digits(require: Callable[[], Engine]) -> None:
-    assert accuracy(require(), *FILES) >= 0.97
+@pytest.mark.parametrize("name", ENGINES)
+def test_it_reads_at_least_97_of_100_held_back_digits(name: str) -> None:
+    assert accuracy(require(name), *FILES) >= 0.97
 
 
 def test_the_training_net_has_the_deployed_nets_layers_and_shapes(tmp_path: Path) -> None:

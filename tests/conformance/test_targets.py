@@ -16,11 +16,10 @@ from surgery.errors import EngineError
 from surgery.factor import METHODS
 from surgery.model import Model, Reweigh
 from surgery.rewriting import rewrite
-from surgery.runtime import ENGINES, Array, Inputs, Job
-from surgery.runtime.opencv import producers
+from surgery.runtime import Array, Inputs, Job
 from surgery.survey import survey
 from surgery.verify import TOLERANCE, Comparison, comparable, compare, random_inputs
-from tests.engines import require_caffe, require_opencv
+from tests.engines import require, require_caffe
 from tests.shared import shared
 
 Blobs = dict[str, Array]
@@ -75,12 +74,8 @@ def variants(files: tuple[Path, Path], folder: Path) -> Iterator[Variant]:
 def run(engine: str, groups: Sequence[Group]) -> list[list[list[Blobs] | EngineError]]:
     """Run all variants of all groups in one start of the engine."""
     flat = [(variant, inputs) for made, inputs in groups for variant in made]
-    jobs = [Job(paths[0], paths[1], inputs, all_blobs=True) for (_, _, paths), inputs in flat]
-    if engine == "opencv":
-        tables = [producers((n.key, n.type, n.outputs) for n in model.nodes) for (_, model, _), _ in flat]
-        results = iter(require_opencv().run_jobs(jobs, producers=tables))
-    else:
-        results = iter(ENGINES[engine].run_jobs(jobs))
+    jobs = [Job(paths, inputs, all_blobs=True) for (_, _, paths), inputs in flat]
+    results = iter(require(engine).run_jobs(jobs))
     return [[next(results) for _ in made] for made, _ in groups]
 
 
