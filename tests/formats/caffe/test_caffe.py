@@ -105,7 +105,7 @@ def test_full_rank_cut_computes_the_same_in_real_caffe(name: str, method: str, t
     paths = cut_to(tmp_path / "cut", model, plan)
     cut = formats.load(paths)
     inputs = random_inputs({"data": (2, 6, 9, 8)}, 0)
-    first, second = run_pair("caffe", (model, cut), (files, paths), inputs, all_blobs=True)
+    first, second = run_pair(("caffe", "caffe"), (model, cut), (files, paths), (inputs, inputs), all_blobs=True)
     assert isinstance(first, list), first
     assert isinstance(second, list), second
     assert not np.array_equal(*(next(iter(first[i].values())) for i in (0, 1)))
