@@ -24,9 +24,10 @@ from surgery.formats.caffe import (
     weights,
     write,
 )
-from surgery.formats.caffe.net import CaffeNet, Cut, Made, Original
+from surgery.formats.caffe.net import CaffeNet, Original
 from surgery.formats.caffe.netstate import state_of
 from surgery.formats.caffe.network import Layer, Shape
+from surgery.formats.cuts import Cut, Made
 from surgery.formats.wiring import Wiring
 from surgery.model import (
     Convolve,

@@ -14,10 +14,11 @@ from surgery.formats.caffe import meaning, network, sharing
 from surgery.formats.caffe.changed import Entry, changed, new_layer
 from surgery.formats.caffe.edit import appended, removals, without_lists
 from surgery.formats.caffe.layers.base import params
-from surgery.formats.caffe.net import CaffeNet, Made
+from surgery.formats.caffe.net import CaffeNet
 from surgery.formats.caffe.network import Layer, Shape
 from surgery.formats.caffe.schema import quote
 from surgery.formats.caffe.text import Document, Splice, replacement
+from surgery.formats.cuts import Made
 from surgery.formats.wiring import Value, Wiring
 from surgery.model import Node, Refusal
 

@@ -12,7 +12,8 @@ from surgery.formats.caffe.netstate import NetState, active
 from surgery.formats.caffe.network import Layer, Shape
 from surgery.formats.caffe.shapes import LayerShapes
 from surgery.formats.caffe.text import Document
-from surgery.ops import Chain, Op
+from surgery.formats.cuts import Cut
+from surgery.ops import Op
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,22 +22,6 @@ class Original:
 
     layer: Layer
     index: int | None
-
-
-@dataclass(frozen=True, eq=False)
-class Made:
-    """A node that a cut made: stage `stage` of what layer `origin` became."""
-
-    origin: str
-    stage: int
-
-
-@dataclass(frozen=True, eq=False)
-class Cut:
-    """What a layer became: the operations and the names of the new layers."""
-
-    chain: Chain
-    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from surgery.formats.caffe import binary, spelling, text
-from surgery.formats.caffe.net import CaffeNet, Cut
+from surgery.formats.caffe.net import CaffeNet
 from surgery.formats.caffe.network import Shape
 from surgery.formats.caffe.text import Splice
+from surgery.formats.cuts import Cut
 from surgery.ops import FloatArray, Op
 
 

@@ -19,7 +19,7 @@ from surgery.formats.onnx.write import Message, tensor_parts
 from surgery.formats.wire import Record, encode_bytes
 
 if TYPE_CHECKING:
-    from surgery.formats.onnx.net import Cut
+    from surgery.formats.cuts import Cut
     from surgery.formats.onnx.write import Part
     from surgery.ops import Op
 

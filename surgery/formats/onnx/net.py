@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from surgery.errors import ModelError
+from surgery.formats.cuts import Cut
 from surgery.formats.onnx import meaning
 from surgery.formats.onnx.graph import Graph, OnnxNode, Subgraph
 from surgery.formats.onnx.meaning import Lifted
@@ -17,22 +18,6 @@ from surgery.model import Shape
 if TYPE_CHECKING:
     from surgery.formats.onnx.spelling import Link
     from surgery.ops import Chain, Op
-
-
-@dataclass(frozen=True, eq=False)
-class Made:
-    """A node that a cut made: stage `stage` of what the node `origin` became."""
-
-    origin: str
-    stage: int
-
-
-@dataclass(frozen=True, eq=False)
-class Cut:
-    """What a node became: the operations and the names of the new nodes."""
-
-    chain: Chain
-    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from surgery.errors import ModelError
+from surgery.formats.cuts import Cut, Made
 from surgery.formats.onnx import convolve, costs, extract, fold, graph, save, scales
 from surgery.formats.onnx.constants import FLOATS, is_constant
-from surgery.formats.onnx.net import Cut, Made, OnnxFile, OnnxNet
+from surgery.formats.onnx.net import OnnxFile, OnnxNet
 from surgery.formats.onnx.source import shown
 from surgery.formats.onnx.tensor import type_name
 from surgery.model import (
