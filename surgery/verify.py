@@ -15,6 +15,7 @@ from surgery.errors import EngineError, EngineMissingError, ModelError, Verifica
 from surgery.model import Model, Node, Refusal, Runnable, Shape
 from surgery.ops import Chain, Conv2d, Op
 from surgery.runtime import ENGINES, Array, Inputs, job_of
+from surgery.runtime.engine import check_inputs
 
 TOLERANCE = 1e-4  # relative L2: float32 sums of some ten thousand terms in another order, through a deep network
 SAMPLES = 3
@@ -29,8 +30,8 @@ Result = list[Blobs] | EngineError  # the blobs of each input set
 class Comparison:
     """How far one blob of model B is from the same blob of model A, over all samples.
 
-    `rel_l2` is ||a - b|| / ||a||, infinite where only b is not zero or where NaNs differ. `top1_agreement` is the share
-    of samples whose largest channel is the same, None for a blob without channels.
+    `rel_l2` is ||a - b|| / ||a|| over finite numbers, infinite where only b is not zero or where others differ.
+    `top1_agreement` is the share of samples whose largest channel is the same, None for a blob without channels.
     """
 
     blob: str
@@ -63,12 +64,30 @@ class Verdict:
         return next((c for c in self.comparisons if not c.rel_l2 <= tolerance), None)
 
 
+@dataclass(frozen=True)
+class Link:
+    """What model B calls an input of model A, and the order of A's axes in which it takes them."""
+
+    name: str
+    order: tuple[int, ...]
+
+    @property
+    def is_reordered(self) -> bool:
+        """Whether B takes the axes in another order."""
+        return self.order != tuple(range(len(self.order)))
+
+    def fed(self, array: Array) -> Array:
+        """Return what B is fed where A is fed `array`."""
+        return np.ascontiguousarray(array.transpose(self.order)) if self.is_reordered else array
+
+
 def random_inputs(shapes: Mapping[str, Shape], seed: int, samples: int = SAMPLES) -> list[Inputs]:
     """Return `samples` different input sets: first uniform in [0, 1), then normal with growing spread.
 
     Networks want pixels from 0 to 1 or to 255, with or without their mean: one spread alone would leave some of them
     with nothing but their biases.
     """
+    check_inputs(shapes)
     rng = np.random.default_rng(seed)
     draws = [
         {
@@ -106,12 +125,15 @@ def _compare(name: str, first: Sequence[Array], second: Sequence[Array]) -> Comp
         return Comparison(name, float("inf"), float("inf"), None, len(first))
     a = np.stack([x.astype(np.float64) for x in first])
     b = np.stack([x.astype(np.float64) for x in second])
-    same_nan = bool((np.isnan(a) == np.isnan(b)).all())
-    a, b = np.nan_to_num(a), np.nan_to_num(b)
-    gap = a - b
+    top1 = _top1(np.nan_to_num(a), np.nan_to_num(b))
+    finite = np.isfinite(a) & np.isfinite(b)
+    if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+        return Comparison(name, float("inf"), float("inf"), top1, len(first))
+    # Infinity in the norm would hide every other difference.
+    a, gap = a[finite], a[finite] - b[finite]
     norm, error = float(np.linalg.norm(a)), float(np.linalg.norm(gap))
-    rel_l2 = (error / norm if norm else (0.0 if error == 0 else float("inf"))) if same_nan else float("inf")
-    return Comparison(name, float(np.abs(gap).max(initial=0)), rel_l2, _top1(a, b), len(first))
+    rel_l2 = error / norm if norm else (0.0 if error == 0 else float("inf"))
+    return Comparison(name, float(np.abs(gap).max(initial=0)), rel_l2, top1, len(first))
 
 
 def _top1(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
@@ -143,21 +165,30 @@ def verify(
     *,
     seed: int = 0,
     layers: bool = False,
+    orders: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Verdict:
     """Compare two models' outputs, or with `layers` every blob that both have before a Softmax.
 
     `engines` are pairs (see `engine_pairs`); the first that runs both models decides. `inputs` have model A's names.
     Inputs and outputs are the same by name, else by position where as many are there (and inputs of the same shapes).
+    `orders` are those of A's axes in which B takes an input; where none is given the shapes tell whether one model has
+    channels last and the other first.
     Raises EngineError when no engine runs a model, ModelError when the models have no inputs or no outputs in common,
     VerificationError when different inputs give the same outputs.
     """
     if inputs is None and (reason := next((run.unready for run in _runs(models) if run.unready), None)):
         raise ModelError(f"cannot be run: {reason}")
-    shapes, names = shared_inputs(models)
+    shapes, links = shared_inputs(models, orders or {})
     own = random_inputs(shapes, seed) if inputs is None else inputs
-    fed = (own, [{names[name]: array for name, array in arrays.items()} for arrays in own])
+    fed = (own, [{links[name].name: links[name].fed(array) for name, array in arrays.items()} for arrays in own])
     pair, (first, second), notes = _first_that_run(engines, models, files, fed, all_blobs=layers)
-    notes += _by_position("inputs", names)
+    notes += _by_position("inputs", {name: link.name for name, link in links.items()})
+    notes += [
+        f"input '{name}', {shapes[name]} in the first model, is fed to the second with its axes in the order "
+        + ", ".join(map(str, link.order))
+        for name, link in links.items()
+        if link.is_reordered and name not in (orders or {})
+    ]
     if layers:
         same = {name: name for name in comparable(models, first[0], second[0])}
     else:
@@ -169,6 +200,8 @@ def verify(
         raise ModelError(f"the models have no output in common: {', '.join(first[0])} and {', '.join(second[0])}")
     _check_inputs_matter(first, list(same))
     renamed = [{a: blobs[b] for a, b in same.items()} for blobs in second]
+    empty = [name for name in same if not any(np.isfinite(blobs[name]).any() for blobs in first)]
+    notes += [f"no number is finite in: {', '.join(empty)}"] if empty else []
     versions = dict.fromkeys(ENGINES[engine].version() for engine in pair)
     comparisons = compare(first, renamed, list(same))
     return Verdict(" and ".join(versions), comparisons, notes=tuple(notes))
@@ -203,17 +236,31 @@ def _first_that_run(
     raise EngineError("no runtime runs both models", "; ".join(reasons))
 
 
-def shared_inputs(models: tuple[Model, Model]) -> tuple[Mapping[str, Shape], Mapping[str, str]]:
-    """Return the shapes of model A's inputs and what model B calls each.
+def shared_inputs(
+    models: tuple[Model, Model], orders: Mapping[str, tuple[int, ...]]
+) -> tuple[Mapping[str, Shape], Mapping[str, Link]]:
+    """Return the shapes of model A's inputs and where each goes in model B; see `verify` for `orders`.
 
     Raises ModelError where the models cannot be fed the same.
     """
     first, second = (dict(run.inputs) for run in _runs(models))
-    if first == second:
-        return first, {name: name for name in first}
     if set(first) != set(second) and list(first.values()) == list(second.values()):
-        return first, dict(zip(first, second, strict=True))
-    raise ModelError(f"inputs differ: {first} and {second}; give both with --shape")
+        pairs = zip(first.items(), second, strict=True)
+        return first, {name: Link(other, tuple(range(len(shape)))) for (name, shape), other in pairs}
+    links = {}
+    for name, shape in first.items():
+        stated = [orders[name]] if name in orders else _orders(len(shape))
+        fitting = (order for order in stated if tuple(shape[axis] for axis in order) == second.get(name))
+        links[name] = Link(name, next(fitting, ()))
+    if set(first) != set(second) or any(len(links[name].order) != len(shape) for name, shape in first.items()):
+        raise ModelError(f"inputs differ: {first} and {second}; give both with --shape")
+    return first, links
+
+
+def _orders(rank: int) -> list[tuple[int, ...]]:
+    """Return the orders of axes that are tried: as they are, channels from last to second, and back."""
+    axes = tuple(range(rank))
+    return [axes, (0, rank - 1, *axes[1:-1]), (0, *axes[2:], 1)] if rank > 2 else [axes]
 
 
 def _runs(models: tuple[Model, Model]) -> list[Runnable]:

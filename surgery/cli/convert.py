@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,23 @@ if TYPE_CHECKING:
     from surgery.model import Model
     from surgery.verify import Verdict
 
+    Original = tuple[Sequence[Path], Model]  # the files that were given, and what they hold
+
 OLDEST_OPSET, NEWEST_OPSET = 13, 22
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What was written, what its user must know, and how it compares with the original where that was asked for."""
+
+    paths: Sequence[Path]
+    notes: tuple[str, ...]
+    verdict: Verdict | None
+
+    @property
+    def all_notes(self) -> tuple[str, ...]:
+        """Notes on the files and on their comparison."""
+        return self.notes + (self.verdict.notes if self.verdict else ())
 
 
 @click.command()
@@ -61,23 +78,22 @@ def convert(
     """
     source = options.source(files, network["shapes"], network["phase"], network["level"], network["stages"])
     model = source.load()
+    original = (source.files, model) if is_verified else None
     with tempfile.TemporaryDirectory(prefix="surgery-") as scratch:
         if fold:
             source, model = _folded(source, model, Path(scratch))
         if model.format.name == "onnx":
             if opset or batch:
                 raise PlanError("--opset and --batch are for ONNX files; this makes a Caffe network")
-            paths, verdict = _to_caffe(source, model, files, output, is_verified=is_verified)
+            done = _to_caffe(model, files, output, original)
         else:
-            paths, verdict = _to_onnx(
-                source, model, files, output, opset or OLDEST_OPSET, batch or "fixed", is_verified=is_verified
-            )
-    click.echo(_json(paths, verdict) if as_json else _text(paths, verdict, is_verified=is_verified))
+            done = _to_onnx(model, files, output, opset or OLDEST_OPSET, batch or "fixed", original)
+    click.echo(_json(done) if as_json else _text(done))
 
 
 def _to_onnx(
-    source: Source, model: Model, files: Sequence[Path], output: Path, opset: int, batch: Any, *, is_verified: bool
-) -> tuple[list[Path], Verdict | None]:
+    model: Model, files: Sequence[Path], output: Path, opset: int, batch: Any, original: Original | None
+) -> _Done:
     from surgery.convert.to_onnx import to_onnx
     from surgery.output import staged_file
 
@@ -86,33 +102,34 @@ def _to_onnx(
     conversion = to_onnx(model, opset=opset, batch=batch)
     with staged_file(output, files) as target:
         written = conversion.save(target)
-        verdict = _verified(source, model, (target,)) if is_verified else None
-    return [output.with_name(path.name) for path in written], verdict
+        verdict = _verified(original, (target,), {}) if original else None
+    return _Done([output.with_name(path.name) for path in written], (), verdict)
 
 
-def _to_caffe(
-    source: Source, model: Model, files: Sequence[Path], output: Path, *, is_verified: bool
-) -> tuple[list[Path], Verdict | None]:
+def _to_caffe(model: Model, files: Sequence[Path], output: Path, original: Original | None) -> _Done:
     from surgery.convert.to_caffe import to_caffe
     from surgery.formats import stem_of
     from surgery.output import REPORT, TOOL, check_destination, staged
 
+    if output.suffix.lower() in (".prototxt", ".caffemodel", ".onnx"):
+        raise PlanError(f"-o {output}: is a file's name; expected a folder, for the two files of a Caffe network")
     check_destination(output, files)
     conversion = to_caffe(model)
     with staged(output) as staging:
         written = conversion.save(staging, stem_of(files))
-        verdict = _verified(source, model, written) if is_verified else None
+        verdict = _verified(original, written, conversion.inputs) if original else None
         names = [path.name for path in written]
+        done = _Done([output / name for name in names], conversion.notes, verdict)
         report = {"tool": TOOL, "format": 1, "verb": "convert", "source": {"files": [file.name for file in files]}}
         report |= {"files": [*names, REPORT], "tensors": dict(conversion.tensors)}
+        report |= {"inputs": {name: list(order) for name, order in conversion.inputs.items()}}
+        report |= {"notes": list(done.all_notes), "verified": _facts(verdict)}
         (staging / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    return [output / name for name in names], verdict
+    return done
 
 
 def _folded(source: Source, model: Model, scratch: Path) -> tuple[Source, Model]:
     """Return the model with all that can be folded folded, as files of its own."""
-    from dataclasses import replace
-
     from surgery.folding import folding
     from surgery.formats import stem_of
 
@@ -124,19 +141,25 @@ def _folded(source: Source, model: Model, scratch: Path) -> tuple[Source, Model]
     return source, source.load()
 
 
-def _verified(source: Source, model: Model, written: Sequence[Path]) -> Verdict:
-    """Compare what was written with the original; raises VerificationError where they differ."""
+def _verified(original: Original, written: Sequence[Path], orders: Mapping[str, tuple[int, ...]]) -> Verdict:
+    """Compare what was written with the original, also where that was folded before.
+
+    `orders` are those of the axes in which the result takes inputs. Raises VerificationError where outputs differ.
+    """
     from surgery.formats import load
     from surgery.verify import TOLERANCE, engine_pairs, verify
 
-    result = load(written)
+    files, model = original
+    # A batch that is dynamic is compared at the original's.
+    shapes = model.format.runnable(model).inputs if model.format.name == "caffe" else {}
+    result = load(written, input_shapes=shapes)
     engines: dict[str, tuple[str, ...]] = {"caffe": ("caffe", "opencv"), "onnx": ("onnxruntime",)}
     pairs = [
         pair
         for pair in engine_pairs((model, result), (None, None))
         if pair[0] in engines[model.format.name] and pair[1] in engines[result.format.name]
     ]
-    verdict = verify((model, result), (source.files, tuple(written)), pairs, None)
+    verdict = verify((model, result), (files, tuple(written)), pairs, None, orders=orders)
     if not verdict.worst.rel_l2 <= TOLERANCE:
         worst = verdict.worst
         raise VerificationError(
@@ -146,20 +169,21 @@ def _verified(source: Source, model: Model, written: Sequence[Path]) -> Verdict:
     return verdict
 
 
-def _facts(verdict: Verdict) -> dict[str, Any]:
+def _facts(verdict: Verdict | None) -> dict[str, Any] | None:
+    if verdict is None:
+        return None
     return {"runtime": verdict.runtime, "outputs": len(verdict.comparisons), "worst_rel_l2": verdict.worst.rel_l2}
 
 
-def _json(paths: Sequence[Path], verdict: Verdict | None) -> str:
-    facts = None if verdict is None else _facts(verdict)
-    return tables.as_json({"format": 1, "files": [str(path) for path in paths], "verified": facts})
+def _json(done: _Done) -> str:
+    facts = {"files": [str(path) for path in done.paths], "notes": list(done.all_notes)}
+    return tables.as_json({"format": 1, **facts, "verified": _facts(done.verdict)})
 
 
-def _text(paths: Sequence[Path], verdict: Verdict | None, *, is_verified: bool) -> str:
-    lines = []
-    if verdict is not None:
-        facts = _facts(verdict)
-        lines.append(f"verified: {facts['runtime']}; {facts['outputs']} outputs, worst {facts['worst_rel_l2']:.1e}")
-    elif not is_verified:
-        lines.append("not verified: --verify runs both, `surgery verify` compares them at any time")
-    return tables.printable("\n".join(lines), 1000) + "\nwrote " + " ".join(map(str, paths))
+def _text(done: _Done) -> str:
+    if facts := _facts(done.verdict):
+        lines = [f"verified: {facts['runtime']}; {facts['outputs']} outputs, worst {facts['worst_rel_l2']:.1e}"]
+    else:
+        lines = ["not verified: --verify runs both, `surgery verify` compares them at any time"]
+    lines += [f"note: {note}" for note in done.all_notes]
+    return "\n".join([*(tables.printable(line, 1000) for line in lines), "wrote " + " ".join(map(str, done.paths))])

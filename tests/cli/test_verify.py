@@ -118,6 +118,26 @@ def test_inputs_and_outputs_pair_by_position_where_names_differ(tmp_path: Path) 
     assert verify(first, swapped, code=1)["first_difference"] == "y"
 
 
+def test_channels_last_of_one_model_are_channels_first_of_the_other(tmp_path: Path) -> None:
+    require_onnxruntime()
+    out = {"y": ("float32", [1, 4, 1, 1])}
+    pool = encode.node("GlobalAveragePool", ["t"], ["y"])
+    nodes = [encode.node("Transpose", ["x"], ["t"], attributes={"perm": [0, 3, 1, 2]}), pool]
+    last = write_onnx(tmp_path / "a.onnx", nodes, {"x": ("float32", [1, 2, 3, 4])}, out)
+    nodes = [encode.node("Identity", ["x"], ["t"]), pool]
+    first = write_onnx(tmp_path / "b.onnx", nodes, {"x": ("float32", [1, 4, 2, 3])}, out)
+    for models, shape, order in (
+        ((last, first), (1, 2, 3, 4), "0, 3, 1, 2"),
+        ((first, last), (1, 4, 2, 3), "0, 2, 3, 1"),
+    ):
+        found = verify(*models)
+        assert [(row["blob"], row["rel_l2"]) for row in found["blobs"]] == [("y", pytest.approx(0, abs=1e-6))]
+        note = f"input 'x', {shape} in the first model, is fed to the second with its axes in the order {order}"
+        assert found["notes"] == [note]
+    other = write_onnx(tmp_path / "c.onnx", nodes, {"x": ("float32", [1, 4, 3, 2])}, out)
+    assert "inputs differ" in complaint(last, other)
+
+
 def test_an_output_of_one_model_only_is_told(tmp_path: Path) -> None:
     require_onnxruntime()
     nodes = [encode.node("Neg", ["x"], ["y"]), encode.node("Abs", ["x"], ["z"])]

@@ -10,7 +10,7 @@ import numpy as np
 
 from surgery.convert.to_caffe.call import Call
 from surgery.convert.to_caffe.layers import Builder
-from surgery.convert.to_caffe.values import InexpressibleError, Operand, Value, in_memory, varying
+from surgery.convert.to_caffe.values import Array, InexpressibleError, Operand, Value, in_memory, varying
 
 Lowering = Callable[[Call, Builder], list[Operand]]
 
@@ -75,9 +75,15 @@ def clip(call: Call, out: Builder) -> list[Operand]:
         low, high = call.number("min", -math.inf), call.number("max", math.inf)
     else:
         least, most = call.array(1, "lower bound"), call.array(2, "upper bound")
-        low = -math.inf if least is None else float(least.reshape(-1)[0])
-        high = math.inf if most is None else float(most.reshape(-1)[0])
+        low = -math.inf if least is None else _single(least, "lower bound")
+        high = math.inf if most is None else _single(most, "upper bound")
     return [clipped(out, out.value(call.operand(0)), low, high)]
+
+
+def _single(array: Array, what: str) -> float:
+    if array.size != 1:
+        raise InexpressibleError(f"its {what} has the shape {array.shape}; expected one number")
+    return float(array.reshape(())[()])
 
 
 def clipped(out: Builder, value: Value, low: float, high: float) -> Value:

@@ -11,18 +11,21 @@ from surgery.convert.to_caffe.values import Array, Constant, InexpressibleError,
 from surgery.formats.onnx.graph import OnnxNode
 from surgery.formats.onnx.tensor import Tensor
 
+MAX_LIST = 1 << 16  # numbers in a list of sizes, axes or parts
+
 
 @dataclass(frozen=True, eq=False)
 class Call:
     """A node, its operands (None for an optional one left out), the version of the standard operators.
 
-    `used` are the tensors that something reads.
+    `used` are the tensors that something reads, `room` the bytes that computed constants may still take.
     """
 
     node: OnnxNode
     operands: tuple[Operand | None, ...]
     opset: int
     used: frozenset[str]
+    room: int
 
     @property
     def type(self) -> str:
@@ -113,6 +116,10 @@ class Call:
         if self.opset < since:
             return self.listed(name)
         found = self.array(index, name)
+        if found is not None and (found.dtype.kind not in "iu" or found.ndim > 1 or found.size > MAX_LIST):
+            raise InexpressibleError(
+                f"its {name} are {found.dtype.name} of shape {found.shape}; expected at most {MAX_LIST} integers"
+            )
         return None if found is None else tuple(int(number) for number in found.reshape(-1))
 
     def _unexpected(self, name: str, wanted: str) -> InexpressibleError:
@@ -128,4 +135,7 @@ def axis_of(axis: int, rank: int) -> int:
 
 def axes_of(axes: Sequence[int], rank: int) -> tuple[int, ...]:
     """Return axes counted from the front, in order."""
-    return tuple(sorted({axis_of(axis, rank) for axis in axes}))
+    found = {axis_of(axis, rank) for axis in axes}
+    if len(found) != len(axes):
+        raise InexpressibleError(f"its axes are {tuple(axes)}; expected each once")
+    return tuple(sorted(found))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
+from typing import Any
 
 import numpy as np
 
 from surgery.convert.to_caffe.call import Call, axes_of, axis_of
 from surgery.convert.to_caffe.values import Array, Constant, InexpressibleError
 from surgery.formats.onnx.encode import DATA_TYPES
+from surgery.formats.onnx.graph import Graph
 
-MAX_BYTES = 2**29
-MAX_PARTS = 1 << 16
+SPARE_BYTES = 2**25  # that constants may take together, and
+TIMES_STORED = 8  # times what the file holds: hostile ones make terabytes of a few bytes
+MAX_PRODUCTS = 2**32  # in a MatMul
+MAX_NUMBERS = 2**31 - 1  # in a constant that repeats a few
 _NUMPY = {number: np.dtype(name) for name, number in DATA_TYPES.items()}
 
 
@@ -27,11 +31,53 @@ def evaluated(call: Call) -> list[Constant] | None:
         return None
     arrays = [operand.array if isinstance(operand, Constant) else None for operand in call.operands]
     try:
+        _check_size(call, arrays)
         with np.errstate(all="ignore"):
             results = function(call, *arrays)
     except (ValueError, IndexError, TypeError, AttributeError, ZeroDivisionError, OverflowError) as error:
         raise InexpressibleError(f"its constant inputs do not fit each other ({error})") from error
     return [Constant(array) for array in (results if isinstance(results, list) else [results])]
+
+
+def room(graph: Graph) -> int:
+    """Return how many bytes the constants that are computed may take together."""
+    tensors = (*graph.initializers.values(), *graph.nested)
+    stored = sum(tensor.record.end - tensor.record.start for tensor in tensors)
+    stored += sum(tensor.size_bytes or 0 for tensor in graph.initializers.values() if tensor.external)
+    return SPARE_BYTES + TIMES_STORED * stored
+
+
+def new_bytes(array: Array, held: Sequence[Array]) -> int:
+    """Return the memory that a result takes beside the operands: a number that is repeated counts once."""
+    if any(np.may_share_memory(array, other) for other in held):
+        return 0
+    sizes = [size for size, step in zip(array.shape, array.strides, strict=True) if step]
+    total: int = array.itemsize * math.prod(sizes)
+    return total
+
+
+def _check_size(call: Call, arrays: Sequence[Array | None]) -> None:
+    """Raise InexpressibleError before numbers are computed that are too many."""
+    given = [array for array in arrays if array is not None]
+    if not given or call.type in _VIEWS or call.type in _LIMITED:
+        return
+    kind = dtype_of(call) if call.type == "Cast" else max((array.dtype for array in given), key=lambda d: d.itemsize)
+    if call.type in _RESHAPES:
+        if not (given[0].flags.c_contiguous or not any(given[0].strides)):
+            _limited(call, given[0].shape, kind)
+    elif call.type == "Concat":
+        _limited(call, [sum(array.size for array in given)], kind)
+    elif call.type == "MatMul" and min(array.ndim for array in given) > 0:
+        _check_product(call, *given[:2])
+    else:
+        _limited(call, given[0].shape if call.type in _ALONE else broadcast_shape(*(a.shape for a in given)), kind)
+
+
+def _check_product(call: Call, a: Array, b: Array) -> None:
+    rows, columns = a.shape[-2:-1], b.shape[-1:] if b.ndim > 1 else ()
+    shape = _limited(call, (*broadcast_shape(a.shape[:-2], b.shape[:-2]), *rows, *columns), a.dtype)
+    if math.prod(shape) * a.shape[-1] > MAX_PRODUCTS:
+        raise InexpressibleError(f"it multiplies constants of {a.shape} and {b.shape}, above {MAX_PRODUCTS} products")
 
 
 def broadcast_shape(*shapes: Sequence[int]) -> tuple[int, ...]:
@@ -101,11 +147,25 @@ def dtype_of(call: Call, default: int = 0) -> np.dtype[np.generic]:
     return _NUMPY[number]
 
 
-def _limited(shape: Sequence[int], dtype: np.dtype[np.generic]) -> tuple[int, ...]:
+def _limited(call: Call, shape: Sequence[int], dtype: np.dtype[Any]) -> tuple[int, ...]:
+    """Return the shape of a constant; raises InexpressibleError where it is impossible or takes too much memory."""
     sizes = tuple(int(size) for size in shape)
-    if min(sizes, default=0) < 0 or math.prod(sizes) * dtype.itemsize > MAX_BYTES:
-        raise InexpressibleError(f"it makes a constant of shape {sizes}, above {MAX_BYTES} bytes or impossible")
+    if min(sizes, default=0) < 0:
+        raise InexpressibleError(f"it makes a constant of shape {sizes}; expected sizes from 0")
+    if math.prod(sizes) * dtype.itemsize > call.room:
+        raise InexpressibleError(
+            f"it makes a constant of shape {sizes}, above the {call.room} bytes left of {SPARE_BYTES} and "
+            f"{TIMES_STORED} times the file's weights"
+        )
     return sizes
+
+
+def _spread(array: Array, shape: Iterable[int]) -> Array:
+    """Return an array broadcast to a shape, which takes no memory; raises InexpressibleError where none has it."""
+    sizes = tuple(int(size) for size in shape)
+    if min(sizes, default=0) < 0 or math.prod(sizes) > MAX_NUMBERS:
+        raise InexpressibleError(f"it makes a constant of shape {sizes}; expected 0 to {MAX_NUMBERS} numbers")
+    return np.broadcast_to(array, sizes)
 
 
 def _constant(call: Call) -> Array:
@@ -127,15 +187,16 @@ def _of_shape(call: Call, shape: Array) -> Array:
     single = np.zeros(1, np.float32) if value is None else value
     if single.size != 1:
         raise InexpressibleError("its value has more than one number; the file is damaged")
-    return np.broadcast_to(single.reshape(()), _limited([int(size) for size in shape.reshape(-1)], single.dtype))
+    return _spread(single.reshape(()), shape.reshape(-1))
 
 
 def _slice(call: Call, data: Array, *_: Array | None) -> Array:
-    index: list[slice | Sequence[int]] = [slice(None)] * data.ndim
+    index = [slice(None)] * data.ndim
     result = data
     for axis, indices in sliced(call, data.shape).items():
         here = index.copy()
-        here[axis] = list(indices)
+        stop = indices.stop if indices.stop >= 0 else None  # Going back, an end before the front.
+        here[axis] = slice(indices.start, stop, indices.step) if indices else slice(0)
         result = result[tuple(here)]
     return result
 
@@ -151,18 +212,17 @@ def _flatten(call: Call, data: Array) -> Array:
 
 
 def _expand(_: Call, data: Array, shape: Array) -> Array:
-    target = broadcast_shape(data.shape, [int(size) for size in shape.reshape(-1)])
-    return np.broadcast_to(data, _limited(target, data.dtype))
+    return _spread(data, broadcast_shape(data.shape, [int(size) for size in shape.reshape(-1)]))
 
 
-def _tile(_: Call, data: Array, repeats: Array) -> Array:
-    _limited([size * int(n) for size, n in zip(data.shape, repeats, strict=True)], data.dtype)
+def _tile(call: Call, data: Array, repeats: Array) -> Array:
+    _limited(call, [size * int(n) for size, n in zip(data.shape, repeats, strict=True)], data.dtype)
     return np.tile(data, [int(n) for n in repeats])
 
 
-def _range(_: Call, start: Array, limit: Array, delta: Array) -> Array:
+def _range(call: Call, start: Array, limit: Array, delta: Array) -> Array:
     count = math.ceil((limit.item() - start.item()) / delta.item())
-    _limited((max(0, count),), start.dtype)
+    _limited(call, (max(0, count),), start.dtype)
     numbers: Array = (start + np.arange(max(0, count)) * delta).astype(start.dtype)
     return numbers
 
@@ -191,8 +251,8 @@ def split_sizes(call: Call, size: int) -> list[int]:
             raise InexpressibleError(f"its parts are {tuple(stated)}, which do not make up an axis of {size}")
         return list(stated)
     count = call.integer("num_outputs", len(call.node.outputs))
-    if not 0 < count <= MAX_PARTS:
-        raise InexpressibleError(f"it makes {count} parts; expected 1 to {MAX_PARTS}")
+    if count != len(call.node.outputs) or count < 1:
+        raise InexpressibleError(f"it makes {count} parts, but has {len(call.node.outputs)} outputs")
     step = -(-size // count)
     return [min(step, size - start) for start in range(0, size, step)]
 
@@ -216,7 +276,7 @@ def _divide(_: Call, a: Array, b: Array) -> Array:
 
 def _gather(call: Call, data: Array, indices: Array) -> Array:
     axis = axis_of(call.integer("axis", 0), data.ndim)
-    _limited((*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :]), data.dtype)
+    _limited(call, (*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :]), data.dtype)
     return np.take(data, indices, axis)
 
 
@@ -231,8 +291,7 @@ def _same(function: Callable[..., Array]) -> Callable[..., Array]:
     """Return a NumPy function of the operands alone; an operator's result has its first input's type."""
 
     def apply(_: Call, *arrays: Array) -> Array:
-        broadcast = _limited(broadcast_shape(*(array.shape for array in arrays)), arrays[0].dtype)
-        return function(*arrays).astype(arrays[0].dtype).reshape(broadcast)
+        return function(*arrays).astype(arrays[0].dtype).reshape(broadcast_shape(*(array.shape for array in arrays)))
 
     return apply
 
@@ -244,6 +303,14 @@ def _compared(function: Callable[..., Array]) -> Callable[..., Array]:
 def _folded(function: Callable[[Array, Array], Array]) -> Callable[..., Array]:
     return _same(lambda *arrays: np.asarray(reduce(function, arrays)))
 
+
+# Operators that only look at what is there, that do unless it has to be put in order, that check their own result's
+# size, and whose result is as large as their first input at most.
+_VIEWS = {"Constant", "ConstantOfShape", "Dropout", "Expand", "Identity", "Shape", "Size", "Slice", "Split"}
+_VIEWS |= {"Transpose"}
+_RESHAPES = {"Flatten", "Reshape", "Squeeze", "Unsqueeze"}
+_LIMITED = {"Gather", "Range", "Tile"}
+_ALONE = {"Cast", "CastLike", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum"}
 
 _TABLE: Mapping[str, Callable[..., Array | list[Array]]] = {
     "Constant": _constant,

@@ -17,7 +17,7 @@ def to_caffe(model: Model) -> ToCaffe:
 
     Raises:
         ConversionError: nodes have no equivalent; all of them are named, with the reasons.
-        ModelError: an input's shape is not known, or the model was changed since it was read.
+        ModelError: an input's shape is not known, nothing is computed, or the model was changed since it was read.
     """
     net: OnnxNet = model.native
     graph = net.graph
@@ -29,6 +29,8 @@ def to_caffe(model: Model) -> ToCaffe:
         raise ConversionError(graph.path, lowered.reasons)
     outputs = {info.name for info in graph.outputs}
     layers = merging.needed(lowered.layers, outputs)
+    if all(layer.type == "Input" for layer in layers):
+        raise ModelError(f"{graph.path}: no node computes an output; expected a graph that computes something")
     while len(shorter := merging.merged(layers, outputs)) < len(layers):
         layers = shorter
     layers = merging.outward(layers, outputs, lowered.taken)

@@ -38,7 +38,7 @@ def conv(call: Call, out: Builder) -> list[Operand]:
         dropped.append(skip)
         made.append((size + 2 * pad - reach[axis]) // stride + 1)
     params = _params(weight.shape[0], kernel, strides, pads, dilations, groups, bias)
-    blobs = [weight] if bias is None else [weight, bias.reshape(-1)]
+    blobs = [weight] if bias is None else [weight, _fitting(bias, weight.shape[0])]
     result = out.add("Convolution", [value], (value.shape[0], weight.shape[0], *made), params, blobs)
     return [_cut(out, result, dropped, wanted)]
 
@@ -80,7 +80,7 @@ def conv_transpose(call: Call, out: Builder) -> list[Operand]:
     pads = [max(0, pad) for pad in even]
     outputs = weight.shape[1] * groups
     params = _params(outputs, weight.shape[2:], strides, pads, dilations, groups, bias)
-    blobs = [weight] if bias is None else [weight, bias.reshape(-1)]
+    blobs = [weight] if bias is None else [weight, _fitting(bias, outputs)]
     made = [f - 2 * pad for f, pad in zip(full, pads, strict=True)]
     result = out.add("Deconvolution", [value], (value.shape[0], outputs, *made), params, blobs)
     return [_cut(out, result, [b - pad for b, pad in zip(begin, pads, strict=True)], wanted)]
@@ -140,6 +140,8 @@ def stated_padding(
         small = [t // 2 for t in total]
         large = [t - t // 2 for t in total]
         return (small, large) if mode == "SAME_UPPER" else (large, small)
+    if mode not in ("NOTSET", "VALID", ""):
+        raise InexpressibleError(f"its auto_pad is '{mode}', which is not known here")
     pads = call.listed("pads")
     if mode == "VALID" or pads is None:
         return [0] * len(sizes), [0] * len(sizes)
@@ -156,6 +158,12 @@ def _rank(call: Call, value: Value, weight: Array) -> int:
     if stated is not None and stated != weight.shape[2:]:
         raise InexpressibleError(f"its kernel_shape is {list(stated)}, but its weight is {weight.shape}")
     return rank
+
+
+def _fitting(bias: Array, outputs: int) -> Array:
+    if bias.size != outputs:
+        raise InexpressibleError(f"its bias {bias.shape} does not fit its {outputs} outputs")
+    return bias.reshape(-1)
 
 
 def _params(

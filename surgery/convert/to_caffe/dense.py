@@ -77,7 +77,7 @@ def _product(out: Builder, value: Value, weight: Array, bias: Array | None) -> V
     """Add an InnerProduct over the last axis; a view of the input becomes an order of the weight's columns."""
     if weight.shape[1] != value.shape[-1]:
         raise InexpressibleError(f"its input has {value.shape[-1]} numbers a row, its weight takes {weight.shape[1]}")
-    if len(value.shape) == 2 and value.stored and value.stored[0] == value.shape[0]:
+    if len(value.shape) == 2 and len(value.stored) > 1 and value.stored[0] == value.shape[0]:
         places = memory_order(value, value.shape[0])
         if places is not None:
             weight = _by_memory(weight, places)

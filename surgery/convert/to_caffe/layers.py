@@ -16,6 +16,7 @@ from surgery.convert.to_caffe.values import (
     Operand,
     Padded,
     Permutation,
+    Shape,
     Value,
     axes_in_memory,
     in_memory,
@@ -27,6 +28,7 @@ from surgery.convert.to_caffe.values import (
 
 Param = bool | int | float | str | Sequence[int] | Mapping[str, Sequence[int]]
 MAX_NUMBERS = 2**31 - 1  # in one blob
+MAX_AXES = 32  # of a blob
 MAX_PARTS = 1024  # tops of a Slice that stands in for a Permute, which stock Caffe has not
 MAX_INDICES = 1 << 20  # that are looked at one by one
 MAX_REPEATS = 8  # bottoms of a Concat that are one blob; Tile, for more, is not known to all runtimes
@@ -35,7 +37,10 @@ _POSITIVE = {"AbsVal", "BNLL", "Exp", "ReLU", "Sigmoid", "Softmax", "Threshold"}
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A V2 layer; a `str` among the parameters is an enum's name, a sequence a repeated field."""
+    """A V2 layer; a `str` among the parameters is an enum's name, a sequence a repeated field.
+
+    `text` are more of its fields, a line for each, as a Caffe file had them.
+    """
 
     name: str
     type: str
@@ -43,6 +48,7 @@ class Layer:
     tops: tuple[str, ...]
     params: Mapping[str, Param] = field(default_factory=dict)
     blobs: tuple[Array, ...] = ()
+    text: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)
@@ -109,13 +115,26 @@ class Builder:
         blobs: Sequence[Array] = (),
     ) -> Value:
         """Add a layer of one top of `shape` that reads the bottoms' blobs as they lie, and return its top."""
-        sizes = tuple(shape)
-        if math.prod(sizes) > MAX_NUMBERS:
-            raise InexpressibleError(f"a blob of shape {sizes} is above Caffe's {MAX_NUMBERS} numbers")
+        sizes = _checked(shape)
+        for key, number in (params or {}).items():
+            given = number if isinstance(number, Sequence) and not isinstance(number, str) else [number]
+            if any(isinstance(n, int) and not -MAX_NUMBERS <= n <= MAX_NUMBERS for n in given):
+                raise InexpressibleError(f"{key} would be {number}; Caffe's file holds {MAX_NUMBERS} at most")
+        if any(blob.dtype.kind not in "fiub" for blob in blobs):
+            raise InexpressibleError(f"its weights are {blobs[0].dtype.name}; Caffe's are float32")
         name = self.fresh()
         links = tuple(value.blob for value in bottoms)
         self.layers.append(Layer(name, kind, links, (name,), dict(params or {}), tuple(blobs)))
         return plain(name, sizes)
+
+    def put_back(
+        self, kind: str, bottoms: Sequence[Value], shapes: Sequence[Shape], text: tuple[str, ...]
+    ) -> list[Value]:
+        """Add a layer of any type that reads the bottoms' blobs, with its parameters as text; return its tops."""
+        names = [self.fresh() for _ in shapes]
+        links = tuple(value.blob for value in bottoms)
+        self.layers.append(Layer(names[0], kind, links, tuple(names), text=text))
+        return [plain(name, _checked(shape)) for name, shape in zip(names, shapes, strict=True)]
 
     def unary(self, kind: str, value: Value, params: Mapping[str, Param] | None = None) -> Value:
         """Add a layer that changes each number by itself: views stay as they are."""
@@ -291,6 +310,16 @@ class Builder:
             return [block] * size
         shape = (*value.shape[:axis], size, *value.shape[axis + 1 :])
         return [self.add("Tile", [block], shape, {"axis": axis, "tiles": size})]
+
+
+def _checked(shape: Iterable[int]) -> Shape:
+    """Return a blob's shape; raises InexpressibleError where Caffe's blobs have no such."""
+    sizes = tuple(shape)
+    if math.prod(sizes) > MAX_NUMBERS:
+        raise InexpressibleError(f"a blob of shape {sizes} is above Caffe's {MAX_NUMBERS} numbers")
+    if len(sizes) > MAX_AXES:
+        raise InexpressibleError(f"a blob of {len(sizes)} axes is above Caffe's {MAX_AXES}")
+    return sizes
 
 
 def permuted(value: Value, permutation: Permutation) -> Value:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from surgery.convert.records import parameters
 from surgery.convert.to_caffe import (
     activation,
     arithmetic,
@@ -22,8 +23,9 @@ from surgery.convert.to_caffe import (
     structure,
 )
 from surgery.convert.to_caffe.call import Call
-from surgery.convert.to_caffe.layers import MAX_NUMBERS, Builder, Layer, permuted
+from surgery.convert.to_caffe.layers import MAX_AXES, MAX_NUMBERS, Builder, Layer, permuted
 from surgery.convert.to_caffe.layout import folded_inputs, inverse
+from surgery.convert.to_caffe.restoring import Group, groups
 from surgery.convert.to_caffe.values import Constant, InexpressibleError, Kind, Operand, Padded, Shape, Value, plain
 from surgery.errors import ModelError
 from surgery.formats.onnx.attribute import Subgraph
@@ -145,6 +147,7 @@ class _Lowerer:
     used: frozenset[str]
     names: Sequence[str]
     reasons: list[str]
+    room: int  # bytes that computed constants may still take
 
     def node(self, node: OnnxNode) -> None:
         """Lower a node; where that cannot be, note the reason and go on with what is known of its outputs."""
@@ -155,16 +158,43 @@ class _Lowerer:
         try:
             operands = tuple(self._operand(name) if name else None for name in node.inputs)
             _check(node, operands)
-            results = _results(Call(node, operands, self.graph.opset, self.used), self.out)
+            results = _results(Call(node, operands, self.graph.opset, self.used, self.room), self.out)
         except (InexpressibleError, *_MISFITS) as error:
             reason = error if isinstance(error, InexpressibleError) else f"its inputs do not fit each other ({error})"
             self.out.restart()
             self._refuse(node, str(reason))
             self._assume(node)
             return
+        held = [operand.array for operand in operands if isinstance(operand, Constant)]
+        self.room -= sum(constants.new_bytes(r.array, held) for r in results if isinstance(r, Constant))
         for name, result in zip(node.outputs, self.out.finish(results, node.outputs), strict=False):
             if name:
                 self.known[name] = result
+
+    def group(self, group: Group) -> None:
+        """Put a layer back in place of its nodes; where it does not fit what they read, lower them one by one."""
+        nodes = self.graph.nodes[group.first : group.last + 1]
+        missing = (
+            name for name in group.layer.bottoms if name not in self.known and name not in self.graph.initializers
+        )
+        if next(missing, None) is not None:
+            for node in nodes:
+                self._assume(node)
+            return
+        self.out.begin(group.layer.name)
+        try:
+            tops = self._put_back(group)
+        except InexpressibleError:
+            self.out.restart()
+            for node in nodes:
+                self.node(node)
+            return
+        self.known.update(zip(group.layer.tops, self.out.finish(tops, group.layer.tops), strict=True))
+
+    def _put_back(self, group: Group) -> list[Value]:
+        bottoms = [self.out.plain(self._operand(name)) for name in group.layer.bottoms]
+        shapes = group.tops([value.shape for value in bottoms])
+        return self.out.put_back(group.layer.type, bottoms, shapes, parameters(group.layer))
 
     def _unknown(self, node: OnnxNode) -> None:
         try:
@@ -268,8 +298,11 @@ def _graph_reasons(graph: Graph, shapes: Mapping[str, Shape]) -> Iterator[str]:
         if info.data_type != FLOAT:
             yield f"input '{info.name}' is {type_name(info.data_type)}; Caffe's blobs are float32"
     for name, shape in shapes.items():
-        if not 0 < math.prod(shape) <= MAX_NUMBERS:
-            yield f"input '{name}' has the shape {shape}; Caffe's blobs hold 1 to {MAX_NUMBERS} numbers"
+        if not 0 < math.prod(shape) <= MAX_NUMBERS or len(shape) > MAX_AXES:
+            yield (
+                f"input '{name}' has the shape {shape}; Caffe's blobs hold 1 to {MAX_NUMBERS} numbers along at most "
+                f"{MAX_AXES} axes"
+            )
     for name in sorted(graph.sparse):
         yield f"initializer '{name}' is sparse; expected dense numbers"
 
@@ -280,7 +313,8 @@ def lower(graph: Graph, shapes: Mapping[str, Shape], inferred: Callable[[], Mapp
     outputs = [info.name for info in graph.outputs]
     used = frozenset(name for node in graph.nodes for name in node.reads) | frozenset(outputs)
     builder, names = Builder(taken), _layer_names(graph, shapes)
-    lowerer = _Lowerer(graph, inferred, builder, {}, used, names, list(_graph_reasons(graph, shapes)))
+    reasons, room = list(_graph_reasons(graph, shapes)), constants.room(graph)
+    lowerer = _Lowerer(graph, inferred, builder, {}, used, names, reasons, room)
     folded = folded_inputs(graph, shapes)
     for name, shape in shapes.items():
         order = folded.get(name)
@@ -288,8 +322,13 @@ def lower(graph: Graph, shapes: Mapping[str, Shape], inferred: Callable[[], Mapp
         builder.layers.append(Layer(name, "Input", (), (name,), {"shape": {"dim": stored}}))
         value = plain(name, stored)
         lowerer.known[name] = value if order is None else permuted(value, inverse(order))
+    kept = {index: group for group in groups(graph) for index in range(group.first, group.last + 1)}
     for node in graph.nodes:
-        lowerer.node(node)
+        group = kept.get(node.index)
+        if group is None:
+            lowerer.node(node)
+        elif node.index == group.last:  # By then all that the layer reads is there.
+            lowerer.group(group)
     for name in outputs:
         lowerer.output(name)
     values = {name: value for name, value in lowerer.known.items() if isinstance(value, Value)}

@@ -91,6 +91,9 @@ def concat(call: Call, out: Builder) -> list[Operand]:
     """Lower a Concat; constants among its inputs become Parameters."""
     values = [out.value(operand) for operand in call.operands if operand is not None]
     axis = axis_of(call.integer("axis", 1), len(values[0].shape))
+    if len({(*value.shape[:axis], *value.shape[axis + 1 :]) for value in values}) != 1:
+        shapes = ", ".join(str(value.shape) for value in values[:10])
+        raise InexpressibleError(f"its inputs {shapes} differ not only along axis {axis}")
     if len(values) == 1:
         return [values[0]]
     bases = [out.by_axes(value) for value in values]

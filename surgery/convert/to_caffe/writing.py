@@ -11,6 +11,7 @@ from surgery.convert.to_caffe.values import Permutation
 from surgery.errors import ModelError
 from surgery.formats.caffe import binary
 from surgery.formats.caffe.schema import quote, spell_float
+from surgery.formats.caffe.targets import TARGETS
 
 _BLOCKS = {
     "ArgMax": "argmax_param",
@@ -57,12 +58,20 @@ class ToCaffe:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What whoever feeds the network must know."""
-        return tuple(
+        """What whoever feeds the network, and whoever runs it, must know."""
+        inputs = (
             f"input '{name}' is fed with its axes in the order {', '.join(map(str, order))}: the transpose of the "
             "exporter is folded away"
             for name, order in self.inputs.items()
         )
+        types = {layer.type for layer in self.layers} - TARGETS["caffe-1.0"].types
+        foreign = (
+            f"layer '{layer.name}' ({layer.type}) is back as it was in the Caffe network; stock Caffe 1.0 has no such "
+            f"layer, {_runtimes(layer.type)}"
+            for layer in self.layers
+            if layer.type in types
+        )
+        return (*inputs, *foreign)
 
     def prototxt(self) -> str:
         """Return the network's definition."""
@@ -93,6 +102,13 @@ class ToCaffe:
         return definition, weights
 
 
+def _runtimes(kind: str) -> str:
+    """Return which runtimes have a type."""
+    found = [name for name, target in TARGETS.items() if kind in target.types]
+    verb = "has" if len(found) == 1 else "have"
+    return f"{' and '.join(found)} {verb} it" if found else "nor has another runtime that is known here"
+
+
 def _lines(layer: Layer) -> Iterator[str]:
     yield f"name: {quote(layer.name)}"
     yield f"type: {quote(layer.type)}"
@@ -103,6 +119,7 @@ def _lines(layer: Layer) -> Iterator[str]:
         for key, value in layer.params.items():
             yield from ("  " + line for line in _field(key, value))
         yield "}"
+    yield from layer.text
 
 
 def _field(key: str, value: Param) -> Iterator[str]:

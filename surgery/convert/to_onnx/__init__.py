@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Literal
 
+from surgery.convert.records import is_one_way
 from surgery.convert.to_onnx import sizes
-from surgery.convert.to_onnx.conversion import Conversion, TensorType
+from surgery.convert.to_onnx.conversion import Composite, Conversion, TensorType
 from surgery.convert.to_onnx.graph import NEWEST_OPSET, OLDEST_OPSET, Graph, Operator
 from surgery.convert.to_onnx.lowerings import LOWERINGS
 from surgery.convert.to_onnx.parameters import RANDOM, parameters
@@ -84,6 +86,7 @@ class _Conversion:
         self.values = Values(graph)
         self.path = model.native.files[0]
         self.reasons: list[str] = []
+        self.composites: list[Composite] = []
         self.loose: set[str] = set()  # blobs that no layer has read since they were written: Caffe's outputs
 
     def run(self, *, all_blobs: bool) -> Conversion:
@@ -138,6 +141,7 @@ class _Conversion:
             if not own.is_invalid and own.reason is None:
                 raise InexpressibleError("its shapes hold for one batch size only; convert with a fixed batch")
             raise InexpressibleError(_own_words(inferred.reason or "", layer))
+        sizes.check(self.stated.inferred[id(layer)])
         if self.sized.results(layer) != self.twin.results(layer):
             size = self.graph.what([n for shape in inferred.bottoms if shape for n in shape])
             raise InexpressibleError(f"the size of its output is no multiple of that of {size}")
@@ -159,7 +163,12 @@ class _Conversion:
         )
         if not layer.tops:
             return ()  # A loss without a top computes what nobody can read.
-        return LOWERINGS[layer.type](site, self.graph)
+        start = len(self.graph.operators)
+        results = LOWERINGS[layer.type](site, self.graph)
+        if is_one_way(layer):
+            bottoms = [TensorType(n, self._symbolic(s)) for n, s in zip(site.inputs, site.bottoms, strict=True)]
+            self.composites.append(Composite(layer, bottoms, results, range(start, len(self.graph.operators))))
+        return results
 
     def _overwritten(self, layer: Layer) -> frozenset[int]:
         """Return the bottoms that lie in the memory of an in-place layer's first top."""
@@ -200,7 +209,22 @@ class _Conversion:
             tensors=final,
             weights=self.graph.origins,
             stages=stages,
+            composites=self._renamed(operators),
         )
+
+    def _renamed(self, operators: Sequence[Operator]) -> list[Composite]:
+        """Return the composites with the names that tensors have in `operators`."""
+        pairs = zip(self.graph.operators, operators, strict=False)
+        both = (zip((*a.inputs, *a.outputs), (*b.inputs, *b.outputs), strict=True) for a, b in pairs)
+        new = dict(chain.from_iterable(both))
+        return [
+            replace(
+                composite,
+                bottoms=[replace(bottom, name=new.get(bottom.name, bottom.name)) for bottom in composite.bottoms],
+                tops=[new.get(top, top) for top in composite.tops],
+            )
+            for composite in self.composites
+        ]
 
     def _named(self, inputs: Mapping[str, Shape | None]) -> tuple[dict[tuple[str, int], str], list[Operator]]:
         """Return the tensor of every stage of every blob, and the operators with these names.

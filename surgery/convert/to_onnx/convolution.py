@@ -47,6 +47,7 @@ def im2col(site: Site, graph: Graph) -> tuple[str, ...]:
     slide, lead, rank = place.slide, place.axis + 1, len(place.shape)
     value = graph.pad(site.inputs[0], (*[0] * lead, *slide.pad), (*[0] * lead, *_end_pads(place)))
     for index, (kernel, count) in enumerate(zip(slide.kernel, place.counts, strict=True)):
+        graph.affordable(kernel * count)
         taps = np.arange(kernel)[:, None] * slide.dilation[index] + np.arange(count) * slide.stride[index]
         value = graph.op("Gather", value, graph.constant(taps, "int64", name="taps"), axis=lead + 2 * index)
     # (..., C, kh, rows, kw, columns) -> (..., C, kh, kw, rows, columns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,9 @@ def prior_box(site: Site, graph: Graph) -> tuple[str, ...]:
     param = site.param("prior_box_param")
     if site.tops[0] is None:
         raise InexpressibleError("it has TextBoxes' fields, and what these do is not known")
+    graph.affordable(math.prod(site.top()))
+    if not all(math.isfinite(float(size)) for name in ("min_size", "max_size") for size in param.all(name)):
+        raise InexpressibleError("a min_size or max_size is no finite number")
     _, _, h, w = four(site.shape())
     image = _image(site, param)
     boxes = _boxes(param, (h, w), image)
@@ -244,6 +248,7 @@ def _nothing(site: Site, graph: Graph, task: _Task, places: str) -> str:
         images = graph.op("Range", graph.constant(0, "int64", "first"), batch, graph.constant(1, "int64", "step"))
         rows = graph.pad(graph.unsqueeze(graph.cast(images, "float32"), [1]), [0, 0], [0, 6], -1.0)
     else:
+        graph.affordable(7 * task.batch)
         table = np.full((task.batch, 7), -1, np.float32)
         table[:, 0] = np.arange(task.batch)
         rows = graph.constant(table, name="nothing")

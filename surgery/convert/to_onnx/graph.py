@@ -13,6 +13,7 @@ from surgery.convert.to_onnx.site import Array, InexpressibleError, Origin, Para
 from surgery.model import Shape
 
 OLDEST_OPSET, NEWEST_OPSET = 13, 22
+MAX_COMPUTED = 2**23  # numbers in a constant that no file holds, such as SSD's prior boxes (24564 of 8 in SSD512)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +126,11 @@ class Graph:
         if self.depends([size]):
             raise InexpressibleError(f"its numbers depend on the size of {self.what([size])}")
         return size
+
+    def affordable(self, count: int) -> None:
+        """Raise InexpressibleError where a constant of that many numbers is more than any network needs."""
+        if count > MAX_COMPUTED:
+            raise InexpressibleError(f"it needs a constant of {count} numbers; at most {MAX_COMPUTED} are computed")
 
     def _check(self, op_type: str, name: str, value: Any) -> None:
         values = value if isinstance(value, (list, tuple)) else [value]

@@ -37,6 +37,8 @@ _STARTS: Mapping[str, tuple[float, ...]] = {
 }
 _RECURRENT = ("LSTM", "RNN")
 
+MAX_FILLED = 2**28  # numbers in a layer
+
 RANDOM = "no file holds its weights, and its filler is random"
 
 
@@ -112,6 +114,8 @@ def _own(net: CaffeNet, layer: Layer, is_first: bool) -> _Own | str:
     if layer.message.has("blobs"):
         arrays = [_inline(blob) for blob in layer.message.messages("blobs")]
         return _Own(-1, arrays) if [a.size for a in arrays] == sizes else "its `blobs` have another size"
+    if sum(sizes) > MAX_FILLED:
+        return f"no file holds its {sum(sizes)} weights; fillers make {MAX_FILLED} at most"
     filled = _filled(layer, shapes)
     return RANDOM if filled is None else _Own(-1, filled)
 

@@ -14,6 +14,8 @@ from surgery.convert.to_onnx.graph import Graph
 from surgery.convert.to_onnx.site import InexpressibleError, Site
 from surgery.formats.caffe.network import Shape
 
+MAX_STEPS = 10_000
+
 
 def lstm(site: Site, graph: Graph) -> tuple[str, ...]:
     """Gates i, f, o, g = W_xc x + b + W_xc_static s + W_hc (cont h); c = cont f c + i g; h = o tanh(c)."""
@@ -73,6 +75,8 @@ class _Sequence:
         self.steps, self.streams = site.shape()[:2]
         if graph.depends([self.steps]):
             raise InexpressibleError("it is unrolled over its steps, which are the batch; convert with a fixed batch")
+        if self.steps > MAX_STEPS:
+            raise InexpressibleError(f"it is unrolled, and has {self.steps} steps; at most {MAX_STEPS} make a graph")
         self.exposed = len(site.layer.tops) - 1
         self.has_static = len(site.inputs) == 3 + self.exposed
 

@@ -11,11 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
+from surgery.convert.to_onnx.site import InexpressibleError
 from surgery.formats.caffe.net import CaffeNet
 from surgery.formats.caffe.network import Layer, Shape
+from surgery.formats.caffe.shapes import LayerShapes
 from surgery.formats.onnx.encode import Dim
 
 BATCH = "batch"  # the symbol of a batch that may vary
+MAX_NUMBERS, MAX_AXES = 2**31 - 1, 32
 _DEEPEST = 32  # Filters behind Filters that are followed
 _COUNTED = frozenset({"DetectionOutput", "Filter"})  # types that put out as many items as the data have
 
@@ -38,6 +41,16 @@ class Sized:
 
     def _symbolic(self, shapes: Sequence[Shape | None]) -> tuple[tuple[Dim, ...] | None, ...]:
         return tuple(None if shape is None else symbolic(shape, self.symbols) for shape in shapes)
+
+
+def check(found: LayerShapes) -> None:
+    """Raise InexpressibleError for a top or a parameter that is more than a blob of Caffe's holds."""
+    for shape in (*found.tops, *(found.blobs or ())):
+        if shape is not None and (prod(shape) > MAX_NUMBERS or len(shape) > MAX_AXES):
+            sides = "x".join(map(str, shape[:MAX_AXES]))
+            raise InexpressibleError(
+                f"a blob of {sides} is more than Caffe's hold: {MAX_NUMBERS} numbers along {MAX_AXES} axes"
+            )
 
 
 def sized(net: CaffeNet, batch: Mapping[str, Shape | None] | None, taken: Iterable[int] = ()) -> Sized:

@@ -196,6 +196,9 @@ CASES: dict[str, Case] = {
     "Gemm with a computed addend": Case(
         [node("Gemm", "x w y", "z", beta=0.5)], {"x": (3, 7), "y": (3, 5)}, {"w": normal(7, 5)}
     ),
+    "Gemm of a lone number": Case(
+        [node("Reshape", "x s", "a"), node("Gemm", "a w", "z")], {"x": (1,)}, {"s": ints(1, 1), "w": normal(1, 5)}
+    ),
     "MatMul and Add": Case(
         [node("MatMul", "x w", "a"), node("Add", "b a", "z")], {"x": (3, 7)}, {"w": normal(7, 5), "b": normal(5)}
     ),
