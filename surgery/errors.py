@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+REASON_LENGTH = 500
+
 
 class SurgeryError(Exception):
     """Something the user can put right; the command line prints it as one line and exits with `exit_code`."""
@@ -63,7 +65,8 @@ class ConversionError(SurgeryError):
 
     def __str__(self) -> str:
         count = "1 layer" if len(self.reasons) == 1 else f"{len(self.reasons)} layers"
-        return f"{self.path}: {count} cannot be converted: {'; '.join(self.reasons)}"
+        # All are named, however many; a name alone may hold a megabyte.
+        return f"{self.path}: {count} cannot be converted: {'; '.join(text[:REASON_LENGTH] for text in self.reasons)}"
 
 
 @dataclass(eq=False)

@@ -18,6 +18,7 @@ import numpy as np
 from surgery.errors import ModelError
 from surgery.model import Model, Shape
 from surgery.runtime import ENGINES, Inputs, Passes, job_of
+from surgery.runtime.engine import check_inputs
 
 TURN_S = 0.02
 
@@ -133,5 +134,6 @@ def _input_shapes(entrant: Entrant) -> Mapping[str, Shape]:
 
 
 def _random(shapes: Mapping[str, Shape], seed: int) -> Inputs:
+    check_inputs(shapes)
     rng = np.random.default_rng(seed)
     return {name: rng.random(shape, dtype=np.float32) for name, shape in shapes.items()}

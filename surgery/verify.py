@@ -253,7 +253,7 @@ def shared_inputs(
         fitting = (order for order in stated if tuple(shape[axis] for axis in order) == second.get(name))
         links[name] = Link(name, next(fitting, ()))
     if set(first) != set(second) or any(len(links[name].order) != len(shape) for name, shape in first.items()):
-        raise ModelError(f"inputs differ: {first} and {second}; give both with --shape")
+        raise ModelError(f"inputs differ: {str(first)[:500]} and {str(second)[:500]}; give both with --shape")
     return first, links
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from surgery import __version__
-from surgery.errors import SurgeryError
+from surgery.errors import ConversionError, ParseError, SurgeryError
 
 # Verb -> module under surgery.cli that holds it; a verb's imports cost only those who call it.
 VERBS = {
@@ -54,28 +54,41 @@ class _Verbs(click.Group):
             sys.exit(error.exit_code)
         except OSError as error:
             place = error.filename if error.filename is not None else "reading or writing a file"
-            click.echo(f"surgery: {place}: {error.strerror or error}", err=True)
+            click.echo(f"surgery: {_printable(str(place))[:1000]}: {error.strerror or error}", err=True)
+            sys.exit(2)
+        except MemoryError:
+            click.echo("surgery: there is not enough memory for this; expected more, or smaller files", err=True)
             sys.exit(2)
 
 
 def _shown(error: SurgeryError) -> str:
     """Return the error's text; names from a file may hold a megabyte, or what would move the terminal's cursor."""
-    return "".join(c if c.isprintable() or c == "\n" else "?" for c in str(error)[:MESSAGE_LENGTH])
+    text = str(error)
+    if isinstance(error, ConversionError):
+        return _printable(text)
+    excerpt = "\n" + error.excerpt if isinstance(error, ParseError) and error.excerpt else ""
+    line = _printable(text.removesuffix(excerpt)[:MESSAGE_LENGTH])
+    return line + "\n".join(map(_printable, excerpt.split("\n")))
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 @click.command(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="surgery")
 def main() -> None:
-    """Cut layers of trained Caffe networks into thinner ones that run in stock Caffe.
+    """Cut layers of trained Caffe and ONNX networks into thinner ones that run in stock runtimes.
 
-    A model is named by its files: net.prototxt [weights.caffemodel | weights.h5].
+    A model is named by its files: net.prototxt [weights.caffemodel | weights.h5], or net.onnx.
 
     \b
     Examples:
       surgery inspect deploy.prototxt net.caffemodel
       surgery compress deploy.prototxt net.caffemodel -o small --layer 'fc*' --params 0.3
       surgery compress deploy.prototxt net.caffemodel -o small --layer 'conv2=tucker2:macs=0.5'
-      surgery verify deploy.prototxt net.caffemodel small/deploy.prototxt small/deploy.caffemodel
+      surgery convert deploy.prototxt net.caffemodel -o net.onnx
+      surgery verify deploy.prototxt net.caffemodel net.onnx --layers
 
     \b
     Exit codes: 0 done; 1 the answer is no (differs, cannot be cut); 2 the input or the request is wrong.

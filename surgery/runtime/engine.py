@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,12 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from surgery import formats
-from surgery.errors import EngineError, SurgeryError
+from surgery.errors import EngineError, ModelError, SurgeryError
 from surgery.model import Model, Shape
 
 Array = npt.NDArray[Any]  # float32 from Caffe and OpenCV; what the tensor holds from ONNX Runtime.
 Inputs = Mapping[str, npt.NDArray[np.generic]]  # Input blob -> value, converted by the engine to the input's own type.
 Phase = Literal["TRAIN", "TEST"]
+MAX_AXES = 64  # NumPy's
+MAX_INPUT = 2**27  # numbers: half a gigabyte as float32
 Passes = Callable[[int], float]  # Runs so many forward passes one after the other and returns the seconds they took.
 
 
@@ -145,3 +148,14 @@ def model_of(engine: str, job: Job) -> Model:
 def shapes_of(inputs: Inputs) -> dict[str, Shape]:
     """Return the inputs' shapes."""
     return {name: array.shape for name, array in inputs.items()}
+
+
+def check_inputs(shapes: Mapping[str, Shape]) -> None:
+    """Raise ModelError where inputs of these shapes are too large to be made up."""
+    total = sum(math.prod(shape) for shape in shapes.values())
+    if total > MAX_INPUT:
+        stated = ", ".join(f"'{name}' {'x'.join(map(str, shape))}" for name, shape in list(shapes.items())[:5])
+        raise ModelError(f"the inputs {stated} are {total} numbers; random ones are made for up to {MAX_INPUT}")
+    for name, shape in shapes.items():
+        if len(shape) > MAX_AXES:
+            raise ModelError(f"input '{name}' has {len(shape)} axes; at most {MAX_AXES} are possible")

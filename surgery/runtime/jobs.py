@@ -19,6 +19,7 @@ import numpy as np
 from surgery.runtime.engine import Array, Job, Passes
 
 WORKER = Path(__file__).with_name("worker.py")
+LIMIT_S = 600  # for loading a net, and for one pass: minutes more than the slowest engine takes for the largest net
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,7 @@ _SIGNALS = {
     "SIGSEGV": "memory that is not its own was read or written",
     "SIGABRT": "it gave itself up without a message",
     "SIGKILL": "most likely there was not enough memory",
+    "SIGALRM": f"loading it, or one pass over one input, took longer than {LIMIT_S} s",
 }
 
 
@@ -185,6 +187,7 @@ def _write_request(folder: Path, engine: str, task: str, jobs: Sequence[Job], th
             "engine": engine,
             "task": task,
             "threads": threads,
+            "limit_s": LIMIT_S,
             "files": [str(path.absolute()) for path in job.files],
             "inputs": [list(arrays) for arrays in job.inputs],
             "outputs": None if job.outputs is None else list(job.outputs),

@@ -186,14 +186,15 @@ _WRAPPING = re.compile(r"^(?:\w+: )?\[ONNXRuntimeError\] : \d+ : \w+ : ")
 _LOADING = re.compile(r"^Load model from .*? failed: ?")  # Of what may be a copy that is gone when this is read.
 _RUNNING = re.compile(r"^Non-zero status code returned while running (\w+) node\. Name:'(.*?)' Status Message: ")
 _PLACE = re.compile(r"\S+\.(?:cc|h|hpp):\d+ ")  # in its own source
+_LONGEST = 1000  # It quotes a node with all its inputs.
 
 
 def _error(failure: Failure, names: tuple[str, ...]) -> EngineError:
     """Return what went wrong as one line."""
     if failure.error is None:
         return EngineError("onnxruntime", stopped(failure), files=names)
-    text = _WRAPPING.sub("", " ".join(failure.error.split()))
-    text = _PLACE.sub("", _LOADING.sub("cannot be loaded: ", text))
+    text = _WRAPPING.sub("", " ".join(failure.error[: 4 * _LONGEST].split()))
+    text = _PLACE.sub("", _LOADING.sub("cannot be loaded: ", text))[:_LONGEST]
     layer = None
     if found := _RUNNING.match(text):
         text, layer = f"{found[1]}: {text[found.end() :]}", found[2] or None

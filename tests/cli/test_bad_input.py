@@ -9,7 +9,6 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +16,8 @@ import pytest
 
 from surgery.cli.main import VERBS
 from surgery.formats.wire import encode_bytes, encode_tag, encode_varint
-from tests.cli.child import Ran
+from tests.cli.commands import complaints, end_children, run
 from tests.shared import REPOSITORY, shared
-
-PATIENCE_S = 20.0  # A command takes a tenth of a second; the rest is for a machine that does other things too.
-SPARE_BYTES = 200_000_000
 
 NET = """\
 name: "good"
@@ -215,8 +211,13 @@ COMMANDS: dict[str, Callable[[str, str, str, Sequence[str], str], list[str]]] = 
     "plan": lambda p, w, plan, good, out: [p, w, "-o", out, "--params", "0.5"],
     "apply": lambda p, w, plan, good, out: [p, w, plan, "-o", out, "--verify", "none"],
     "verify": lambda p, w, plan, good, out: [p, w, *good, "--runtime", "opencv"],
+    "bench": lambda p, w, plan, good, out: [p, w, "--runtime", "opencv", "--repeat", "1"],
     "upgrade": lambda p, w, plan, good, out: [p, w, "-o", out],
     "deploy": lambda p, w, plan, good, out: [p, w, "-o", out],
+    "convert": lambda p, w, plan, good, out: [p, w, "-o", out],
+    "extract": lambda p, w, plan, good, out: [p, w, "-o", out, "--outputs", "conv", "--verify", "none"],
+    "fold": lambda p, w, plan, good, out: [p, w, "-o", out, "--verify", "none"],
+    "fc-to-conv": lambda p, w, plan, good, out: [p, w, "-o", out, "--verify", "none"],
 }
 LENIENT = {"upgrade", "deploy"}  # They rework the text; whether weights fit is not theirs to say.
 MEASURED = {"inspect", "lint"}
@@ -253,60 +254,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(commands: Sequence[Sequence[str]], *options: str) -> list[Ran]:
-    """Run command lines in a child that waits for more."""
-    child = _child(*options)
-    assert child.stdin is not None
-    assert child.stdout is not None
-    child.stdin.write(json.dumps([list(command) for command in commands]) + "\n")
-    child.stdin.flush()
-    return [Ran(**row) for row in json.loads(child.stdout.readline())]
-
-
-@cache
-def _child(*options: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.cli.child", *options],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=REPOSITORY,
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8:strict"},
-    )
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _children_end() -> Iterator[None]:
     yield
-    for options in ((), ("--measured",)):
-        with _child(*options) as child:  # Its input closes, and so it ends.
-            child.stdin.close() if child.stdin else None
-    _child.cache_clear()
-
-
-def complaints(ran: Ran, codes: set[int], verb: str, given: Sequence[str]) -> Iterator[str]:
-    """What is wrong with how a command ended."""
-    if ran.code not in codes:
-        yield f"exit {ran.code}, expected {sorted(codes)}"
-    if ran.code not in (0, 1, 2) or "Traceback" in ran.err:
-        yield f"traceback or signal: {ran.err[-600:]}"
-    elif ran.code == 2:
-        first, *more = ran.err.rstrip("\n").split("\n")
-        if not first.startswith("surgery: "):
-            yield f"expected one line from 'surgery: ' on, found {ran.err[:300]!r}"
-        if more and not (len(more) == 2 and more[1].strip() == "^"):
-            yield f"expected one line (and a caret), found {ran.err[:600]!r}"
-        if len(first) > 2000:
-            yield f"a line of {len(first)} characters"
-        if any(not character.isprintable() for character in first):
-            yield f"control characters on the terminal: {first[:200]!r}"
-        if ran.out:
-            yield f"output besides the error: {ran.out[:100]!r}"
-    if ran.seconds > PATIENCE_S:
-        yield f"took {ran.seconds:.0f} s"
-    size = sum(Path(file).stat().st_size for file in given if Path(file).is_file())
-    if verb in MEASURED and ran.peak_bytes > 2 * size + SPARE_BYTES:
-        yield f"{ran.peak_bytes / 1e6:.0f} MB of memory for {size / 1e6:.1f} MB of files"
+    end_children()
 
 
 def assert_refused(verb: str, pairs: Sequence[tuple[str, str]], folder: Path, codes: set[int], out: Path) -> None:
@@ -314,13 +265,13 @@ def assert_refused(verb: str, pairs: Sequence[tuple[str, str]], folder: Path, co
     good = [str(folder / "good.prototxt"), str(folder / "good.caffemodel")]
     commands, results = [], []
     for i, (prototxt, caffemodel) in enumerate(pairs):
-        results.append(out / f"{i}")
+        results.append(out / f"{i}.onnx")  # The only ending that convert takes; the other verbs take any.
         arguments = COMMANDS[verb](prototxt, caffemodel, str(folder / "plan.json"), good, str(results[-1]))
         commands.append([verb, *(argument for argument in arguments if argument)])
     wrong = []
     options = ["--measured"] if verb in MEASURED else []
     for pair, ran, result in zip(pairs, run(commands, *options), results, strict=True):
-        found = list(complaints(ran, codes, verb, pair))
+        found = list(complaints(ran, codes, pair))
         if ran.code and result.exists():
             found.append("left something at the destination")
         wrong += [f"{[Path(file).name for file in pair]}: {complaint}" for complaint in found]
@@ -374,7 +325,7 @@ def test_odd_files_end_in_an_answer(verb: str, files: Path, tmp_path: Path) -> N
     good = [str(files / "good.prototxt"), str(files / "good.caffemodel")]
     pairs = [(p, good[1]) for p in paths(files, list(ODD_TEXTS), "prototxt")]
     pairs += [(good[0], w) for w in paths(files, list(ODD_WEIGHTS), "caffemodel")]
-    if verb == "verify":  # What can be read goes on into a runtime, which takes a process of its own.
+    if verb in ("verify", "bench"):  # What can be read goes on into a runtime, which takes a process of its own.
         pairs = pairs[::4]
     assert_refused(verb, pairs, files, {0, 1, 2}, tmp_path)
 
@@ -415,7 +366,7 @@ def test_names_that_are_not_utf8_do_not_break_json(files: Path, tmp_path: Path) 
     wrong = []
     for command, ran in zip(commands, run(commands), strict=True):
         shown = [Path(argument).name for argument in command]
-        wrong += [f"{shown}: {complaint}" for complaint in complaints(ran, {0}, command[0], [])]
+        wrong += [f"{shown}: {complaint}" for complaint in complaints(ran, {0})]
         if "--json" in command and ran.code == 0:
             json.loads(ran.out)
     assert not wrong, "\n".join(wrong)
@@ -541,7 +492,7 @@ def test_a_bad_plan_is_one_line_and_exit_2(files: Path, tmp_path: Path) -> None:
         )
     wrong = []
     for name, ran in zip(plans, run(commands), strict=True):
-        wrong += [f"{name}: {complaint}" for complaint in complaints(ran, {2}, "apply", [])]
+        wrong += [f"{name}: {complaint}" for complaint in complaints(ran, {2})]
     assert not wrong, "\n".join(wrong)
     assert not list(tmp_path.glob("out*"))
 
@@ -581,7 +532,7 @@ def test_a_request_that_cannot_be_met_is_one_line_and_exit_2(files: Path, tmp_pa
     wrong = []
     for asked, ran in zip(REQUESTS, run(commands), strict=True):
         shown = " ".join(asked)[:60]
-        wrong += [f"{shown}: {complaint}" for complaint in complaints(ran, {2}, "compress", [])]
+        wrong += [f"{shown}: {complaint}" for complaint in complaints(ran, {2})]
     assert not wrong, "\n".join(wrong)
     assert not (tmp_path / "out").exists()
 
@@ -602,7 +553,7 @@ def test_wrong_numbers_of_files_are_one_line_and_exit_2(files: Path, tmp_path: P
     wrong = []
     for command, ran in zip(commands, run(commands), strict=True):
         shown = [Path(argument).name for argument in command]
-        wrong += [f"{shown}: {complaint}" for complaint in complaints(ran, {2}, command[0], [])]
+        wrong += [f"{shown}: {complaint}" for complaint in complaints(ran, {2})]
     assert not wrong, "\n".join(wrong)
 
 
@@ -630,5 +581,5 @@ def test_bad_inputs_for_verify_are_one_line_and_exit_2(files: Path, tmp_path: Pa
     commands = [["verify", *good, *good, "--runtime", "opencv", "--inputs", str(tmp_path / name)] for name in names]
     wrong = []
     for name, ran in zip(names, run(commands), strict=True):
-        wrong += [f"{name}: {complaint}" for complaint in complaints(ran, {2}, "verify", [])]
+        wrong += [f"{name}: {complaint}" for complaint in complaints(ran, {2})]
     assert not wrong, "\n".join(wrong)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FLOAT = 1
 FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
+MAX_VIEWS = 64  # behind one another, each of which is followed from every one behind it
 MAX_SIZES = 64  # numbers in a shape, or axes
 
 
@@ -76,6 +77,8 @@ def constant(graph: Graph, name: str) -> Constant | None:
     while (node := graph.makers.get(root)) is not None and node.op_type in _VIEWS and not node.domain and node.inputs:
         makers.append(node)
         root = node.inputs[0]
+        if len(makers) > MAX_VIEWS:
+            return None
     found = _root(graph, root)
     if found is None:
         return None

@@ -17,7 +17,7 @@ from surgery.model import Shape
 
 __all__ = ["Graph", "OnnxNode", "Shape", "Subgraph", "Tensor", "ValueInfo", "read"]
 
-MAX_NODES = 500_000
+MAX_NODES = 200_000
 STANDARD = ("", "ai.onnx")  # Two spellings of one domain.
 
 _IR_VERSION, _GRAPH, _OPSET, _METADATA, _FUNCTION = 1, 7, 8, 14, 25

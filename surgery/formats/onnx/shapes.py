@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from surgery.errors import ModelError
 from surgery.formats.onnx import arithmetic, encode, write
 from surgery.formats.onnx.graph import Graph, Tensor, ValueInfo
+from surgery.formats.onnx.limit import memory_limit
 from surgery.formats.onnx.source import shown
 from surgery.formats.wire import Record, encode_bytes
 from surgery.model import Shape
@@ -24,6 +25,7 @@ MAX_CALLS = 100_000  # nodes of functions, counted where they are called
 MAX_ROUNDS = 8  # of inference, each with the shapes that the one before made computable
 SMALL = 1024  # bytes: shapes, axes and the like are kept, for other shapes hang on them
 MAX_BYTES = 256_000_000  # of a graph without weights
+SPARE_BYTES = 48_000_000  # for inference: it notes every number of a vector, and a node may say it makes 2^40
 
 
 def input_shapes(graph: Graph, given: Mapping[str, Shape]) -> dict[str, Sizes | None]:
@@ -93,7 +95,10 @@ def _inferred(
         return {}, f"the graph takes more than {MAX_BYTES} bytes without its weights"
     text = b"".join(write.pieces(graph.source, parts))
     try:
-        result: Any = shape_inference.infer_shapes(text, data_prop=True)
+        with memory_limit(SPARE_BYTES + 16 * len(text)):
+            result: Any = shape_inference.infer_shapes(text, data_prop=True)
+    except MemoryError:
+        return {}, "ONNX's shape inference takes more memory for the file than any network needs"
     except (
         *(shape_inference.InferenceError, checker.ValidationError, DecodeError),
         *(RuntimeError, ValueError, TypeError),

@@ -23,6 +23,8 @@ def upsample(layer: Layer, bottoms: Shapes) -> Setup:
     if len(bottoms) == 1:
         *outer, h, w = image(bottoms[0])
         factor = param.float("scale")
+        if not abs(factor) < 2**31:
+            raise ShapeError(f"scale is {factor}; expected a number below 2^31")
         return Setup(((*outer, *_positive((int(h * factor), int(w * factor)))),))
     n, c, h, w = image(same_shapes(bottoms))
     return Setup(((n, c, *_positive(_unpooled(param, h, w))),))
