@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from surgery.cli import options, tables
-from surgery.errors import PlanError, VerificationError
+from surgery.errors import ModelError, PlanError, VerificationError
 
 if TYPE_CHECKING:
     from surgery.formats import Source
@@ -99,6 +99,9 @@ def _to_onnx(
 
     if output.suffix.lower() != ".onnx":
         raise PlanError(f"-o {output}: expected a name that ends in .onnx")
+    if len(files) == 1 and any(facts.params for facts in model.format.facts(model).values()):
+        # Caffe would run it with its fillers, which without a word are zero; nobody means that here.
+        raise ModelError(f"{files[0]}: has no weights; give its .caffemodel as well")
     conversion = to_onnx(model, opset=opset, batch=batch)
     with staged_file(output, files) as target:
         written = conversion.save(target)

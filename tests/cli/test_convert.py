@@ -265,3 +265,15 @@ def test_what_computes_something_else_is_not_written(
     assert result.exit_code == 1
     assert "from the original's, in ONNX Runtime " in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_network_without_its_weights_is_not_one_of_zeros(tmp_path: Path) -> None:
+    net = tmp_path / "net.prototxt"
+    net.write_text(
+        'input: "data"\ninput_shape { dim: 1 dim: 4 }\n'
+        'layer { name: "fc" type: "InnerProduct" bottom: "data" top: "fc" inner_product_param { num_output: 2 } }\n'
+    )
+    result = CliRunner().invoke(main, ["convert", str(net), "-o", str(tmp_path / "net.onnx")])
+    assert result.exit_code == 2
+    assert result.stderr == f"surgery: {net}: has no weights; give its .caffemodel as well\n"
+    assert not (tmp_path / "net.onnx").exists()
