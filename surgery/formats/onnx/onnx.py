@@ -13,6 +13,7 @@ from surgery.formats.cuts import Cut, Made
 from surgery.formats.onnx import convolve, costs, extract, fold, graph, save, scales
 from surgery.formats.onnx.constants import FLOATS, is_constant
 from surgery.formats.onnx.net import OnnxFile, OnnxNet
+from surgery.formats.onnx.shapes import unbounded
 from surgery.formats.onnx.source import shown
 from surgery.formats.onnx.tensor import type_name
 from surgery.model import (
@@ -96,10 +97,13 @@ class OnnxFormat:
         return costs.memory(net.graph, net.file.inferred[0], sum(costs.params(net.graph).values()), nodes)
 
     def runnable(self, model: Model) -> Runnable:
-        """Return the inputs' shapes; inputs of unknown sizes, and such as no random numbers do for, are not ready."""
+        """Return the inputs' shapes; inputs of unknown sizes, and such as no random numbers do for, are not ready.
+
+        Nor are functions without an end.
+        """
         net: OnnxNet = model.native
         known: dict[str, Shape] = {}
-        reason = None
+        reason = unbounded(net.graph)
         for info in net.graph.inputs:
             sizes = net.file.input_shapes[info.name]
             if sizes is None or not all(isinstance(size, int) for size in sizes):

@@ -85,8 +85,8 @@ def _inferred(
     from google.protobuf.message import DecodeError
     from onnx import checker, shape_inference
 
-    if not _is_bounded(graph):
-        return {}, f"its functions call each other in a circle, or come to more than {MAX_CALLS} nodes"
+    if reason := unbounded(graph):
+        return {}, reason
     changes = _without_numbers(graph, inputs)
     for name, value in values.items():
         changes[graph.makers[name].record] = [encode_bytes(INITIALIZER, encode.tensor(name, value))]
@@ -106,6 +106,13 @@ def _inferred(
         return {}, f"ONNX's shape inference does not take the file: {_first_line(error)}"
     infos = (*result.graph.value_info, *result.graph.output)
     return {info.name: _sizes(info.type.tensor_type) for info in infos}, None
+
+
+def unbounded(graph: Graph) -> str | None:
+    """Return why a runtime, which puts functions in place of their calls, would not come to an end soon, or None."""
+    if _is_bounded(graph):
+        return None
+    return f"its functions call each other in a circle, or come to more than {MAX_CALLS} nodes"
 
 
 def _is_bounded(graph: Graph) -> bool:
