@@ -14,7 +14,7 @@ _LINE_END = re.compile(r"[ \t]*(?:\r?\n|\Z)")
 _COMMENT = re.compile(r"[ \t]*#[^\r\n]*")
 _GAP = r"(?:[ \t\r\n\f\v]|\#[^\n]*)*+"
 _COMMA = re.compile(rf"{_GAP}(?P<mark>,)")
-_LIST_END = re.compile(rf"{_GAP}(?P<mark>\](?:{_GAP}[;,])?+)")
+_LIST_END = re.compile(rf"{_GAP}(?P<mark>\](?:{_GAP}[;,])?)")
 
 
 def newline(document: Document) -> str:
