@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from surgery import formats
-from surgery.errors import EngineError, ModelError, SurgeryError
+from surgery.errors import EngineError, EngineMissingError, ModelError, SurgeryError
 from surgery.model import Model, Shape
 
 Array = npt.NDArray[Any]  # float32 from Caffe and OpenCV; what the tensor holds from ONNX Runtime.
@@ -113,6 +113,12 @@ def job_of(model: Model, files: Sequence[Path], inputs: Sequence[Inputs], *, all
     """Return the job of running a model, with the state in which it was read, from its files."""
     run = model.format.runnable(model)
     return Job(files, inputs, None, all_blobs, cast("Phase", run.phase), run.level, run.stages)
+
+
+def check_present(engine: Engine) -> None:
+    """Raise EngineMissingError where the runtime is not installed."""
+    if reason := engine.missing():
+        raise EngineMissingError(engine.name, reason)
 
 
 def one(outcomes: Sequence[list[dict[str, Array]] | EngineError]) -> list[dict[str, Array]]:

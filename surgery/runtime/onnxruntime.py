@@ -12,10 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from surgery.errors import EngineError, EngineMissingError, SurgeryError
+from surgery.errors import EngineError, SurgeryError
 from surgery.model import Model, Shape
 from surgery.runtime import taps
-from surgery.runtime.engine import Array, Job, Passes, absent, model_of, one, refused, shapes_of
+from surgery.runtime.engine import Array, Job, Passes, absent, check_present, model_of, one, refused, shapes_of
 from surgery.runtime.jobs import (
     EndedEarlyError,
     Failure,
@@ -48,7 +48,7 @@ class OnnxRuntime:
 
     def version(self) -> str:
         """Return ONNX Runtime's version."""
-        self._check_present()
+        check_present(self)
         try:
             return f"ONNX Runtime {metadata.version(_MODULE)}"
         except metadata.PackageNotFoundError:  # A build for other hardware, whose package has another name.
@@ -61,7 +61,7 @@ class OnnxRuntime:
 
     def run_jobs(self, jobs: Sequence[Job], *, threads: int = 1) -> list[list[dict[str, Array]] | EngineError]:
         """Do several jobs in one start of ONNX Runtime; a job that fails gives an error and ends only itself."""
-        self._check_present()
+        check_present(self)
         parts = [part for number, job in enumerate(jobs) for part in _by_shapes(number, job)]
         with tempfile.TemporaryDirectory(prefix="surgery-") as scratch:
             prepared = [_prepared(part.job, Path(scratch) / str(i)) for i, part in enumerate(parts)]
@@ -76,7 +76,7 @@ class OnnxRuntime:
     @contextmanager
     def timed(self, job: Job, *, threads: int = 1) -> Iterator[Passes]:
         """Load the net in a process of its own and hand out what runs it; see `Engine.timed`."""
-        self._check_present()
+        check_present(self)
         with tempfile.TemporaryDirectory(prefix="surgery-") as scratch:
             ready = _prepared(job, Path(scratch) / "net")
             if isinstance(ready, EngineError):
@@ -86,11 +86,6 @@ class OnnxRuntime:
                     yield passes
             except EndedEarlyError as error:
                 raise _error(error.failure, job.names) from error
-
-    def _check_present(self) -> None:
-        reason = self.missing()
-        if reason is not None:
-            raise EngineMissingError(self.name, reason)
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from surgery.errors import EngineError, EngineMissingError
+from surgery.errors import EngineError
 from surgery.model import Model
 from surgery.runtime import taps
-from surgery.runtime.engine import Array, Job, Passes, absent, model_of, one
+from surgery.runtime.engine import Array, Job, Passes, absent, check_present, model_of, one
 from surgery.runtime.jobs import EndedEarlyError, Failure, Interpreter, run_in_worker, stopped, timed_in_worker
 
 Producer = tuple[str, int]  # (layer as OpenCV names it, which of its outputs, from 0)
@@ -59,7 +59,7 @@ class OpenCV:
 
     def version(self) -> str:
         """Return OpenCV's version."""
-        self._check_present()
+        check_present(self)
         import cv2
 
         return f"OpenCV {cv2.__version__}"
@@ -82,7 +82,7 @@ class OpenCV:
         `producers` (see the function) says for each job which layer makes which blob, where that is known better than
         from the files. A phase, level or stages other than the defaults, which OpenCV would ignore, give an error.
         """
-        self._check_present()
+        check_present(self)
         tables = producers if producers is not None else [None] * len(jobs)
         with tempfile.TemporaryDirectory(prefix="surgery-") as scratch:
             prepared = [
@@ -106,7 +106,7 @@ class OpenCV:
     @contextmanager
     def timed(self, job: Job, *, threads: int = 1) -> Iterator[Passes]:
         """Load the net in a process of its own and hand out what runs it; see `Engine.timed`."""
-        self._check_present()
+        check_present(self)
         if (refusal := _refusal(job)) is not None:
             raise refusal
         try:
@@ -114,11 +114,6 @@ class OpenCV:
                 yield passes
         except EndedEarlyError as error:
             raise _error(error.failure, job.names) from error
-
-    def _check_present(self) -> None:
-        reason = self.missing()
-        if reason is not None:
-            raise EngineMissingError(self.name, reason)
 
 
 @dataclass(frozen=True)
