@@ -6,6 +6,7 @@ import importlib.util
 import subprocess
 import sys
 import sysconfig
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,15 @@ def test_a_module_imports_only_from_lower_floors() -> None:
     # Without its cache, which other processes may be writing.
     result = run([program, "--no-logo", "--no-cache"])
     assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize(("contract", "exempt"), [("engines", {"runtime"}), ("readers", {"convert", "formats"})])
+def test_no_module_is_left_out_of_a_contract(contract: str, exempt: set[str]) -> None:
+    setup = ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg")
+    listed = setup[f"importlinter:contract:{contract}"]["source_modules"].split()
+    found = {path.stem for path in (REPOSITORY / "surgery").iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert set(listed) == {f"surgery.{name}" for name in found - exempt - {"__init__", "__pycache__"}}
 
 
 HEAVY = ("cv2", "google.protobuf", "h5py", "onnx", "onnxruntime", "scipy", "torch")

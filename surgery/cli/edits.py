@@ -13,7 +13,7 @@ from surgery.cli import options, tables
 from surgery.errors import NothingToCutError, PlanError
 
 if TYPE_CHECKING:
-    from surgery.cli.editing import Decision
+    from surgery.editing import Decision
     from surgery.model import Model, Refusal
 
 _RUNTIMES = click.Choice(["auto", "caffe", "onnxruntime", "opencv", "none"])
@@ -66,7 +66,7 @@ def extract(outputs: tuple[str, ...], inputs: tuple[str, ...], **asked: Any) -> 
     """
 
     def decide(model: Model) -> Decision:
-        from surgery.cli.editing import Decision
+        from surgery.editing import Decision
         from surgery.model import Extract
 
         change = Extract(_blobs(model, outputs), _blobs(model, inputs))
@@ -90,7 +90,7 @@ def fold(layers: tuple[str, ...], **asked: Any) -> None:
     """
 
     def decide(model: Model) -> Decision:
-        from surgery.cli.editing import Decision
+        from surgery.editing import Decision
         from surgery.folding import folding
 
         found = folding(model)
@@ -118,7 +118,7 @@ def fc_to_conv(layers: tuple[str, ...], **asked: Any) -> None:
     """
 
     def decide(model: Model) -> Decision:
-        from surgery.cli.editing import Decision
+        from surgery.editing import Decision
         from surgery.model import Convolve
 
         found, left = model.format.convolvable(model, _chosen(model, layers, {node.key for node in model.nodes}))
@@ -130,7 +130,7 @@ def fc_to_conv(layers: tuple[str, ...], **asked: Any) -> None:
 
 
 def _run(verb: str, decide: Any, files: tuple[Path, ...], output: Path, runtime: str, **asked: Any) -> None:
-    from surgery.cli.editing import carry_out
+    from surgery.editing import carry_out
     from surgery.verify import AUTO_ENGINES
 
     source = options.source(files, asked["shapes"], asked["phase"], asked["level"], asked["stages"])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from surgery import formats
-from surgery.cli.editing import Decision, carry_out, verify
+from surgery.editing import Decision, carry_out, verify
 from surgery.errors import PlanError, VerificationError
 from surgery.folding import folding
 from surgery.formats import Source
