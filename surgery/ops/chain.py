@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -11,30 +12,53 @@ import numpy.typing as npt
 from surgery.ops.array import Float64Array, FloatArray, Size, product
 from surgery.ops.conv2d import Conv2d
 from surgery.ops.linear import Linear
+from surgery.ops.scale import Scale
 
 Op = Conv2d | Linear
+Stage = Conv2d | Linear | Scale
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Chain:
-    """Operations of one kind in running order, each fed by the one before.
+    """Operations of one kind in running order, each fed by the one before; scales may stand between two of them.
 
     Raises:
-        ValueError: there is none, kinds are mixed, or neighbours disagree on the number of channels.
+        ValueError: there is none, kinds are mixed, a scale is first or last or shifts, or neighbours disagree on the
+            number of channels.
     """
 
-    ops: tuple[Op, ...]
+    ops: tuple[Stage, ...]
 
     def __post_init__(self) -> None:
         if not self.ops:
             raise ValueError("chain: no operations, expected at least one")
-        for before, after in zip(self.ops, self.ops[1:], strict=False):
-            if type(before) is not type(after):
-                raise ValueError(f"chain: {type(after).__name__} after {type(before).__name__}, expected one kind")
+        if Scale in (type(self.ops[0]), type(self.ops[-1])):
+            raise ValueError("chain: a scale is first or last; fold it into the operation beside it")
+        if any(isinstance(op, Scale) and op.shift.any() for op in self.ops):
+            raise ValueError("chain: a scale inside it shifts, but only the last operation may have a bias")
+        linear = [op for op in self.ops if not isinstance(op, Scale)]
+        for one, other in pairwise(linear):
+            if type(one) is not type(other):
+                raise ValueError(f"chain: {type(other).__name__} after {type(one).__name__}, expected one kind")
+        for before, after in pairwise(self.ops):
             if before.out_channels != after.in_channels:
                 raise ValueError(
                     f"chain: {before.out_channels} outputs feed an operation with {after.in_channels} inputs"
                 )
+
+    @property
+    def first(self) -> Op:
+        """The operation that reads the chain's input."""
+        op = self.ops[0]
+        assert not isinstance(op, Scale)  # No chain begins with one.
+        return op
+
+    @property
+    def last(self) -> Op:
+        """The operation that makes the chain's output, and alone may have a bias."""
+        op = self.ops[-1]
+        assert not isinstance(op, Scale)
+        return op
 
     @property
     def weight_params(self) -> int:
@@ -78,9 +102,9 @@ def collapse(chain: Chain, dtype: npt.DTypeLike = np.float64) -> Op:
         ValueError: no single operation computes the same, with the reason.
     """
     if len(chain.ops) == 1:
-        return _stored_as(chain.ops[0], dtype)
+        return _stored_as(chain.first, dtype)
     *inner, last = range(1, len(chain.ops))
-    op = chain.ops[0]
+    op = chain.first
     for index in inner:
         op = _compose(op, chain.ops[index], np.float64)
     return _compose(op, chain.ops[last], dtype)
@@ -93,7 +117,10 @@ def _stored_as(op: Op, dtype: npt.DTypeLike) -> Op:
     return Conv2d(op.weight.astype(dtype), bias, op.stride, op.padding, op.dilation, op.groups)
 
 
-def _compose(first: Op, second: Op, dtype: npt.DTypeLike) -> Op:
+def _compose(first: Op, second: Stage, dtype: npt.DTypeLike) -> Op:
+    if isinstance(second, Scale):
+        weight, bias = second.absorbed(first.weight, first.bias, first.out_channels, dtype)
+        return replace(first, weight=weight, bias=bias)
     if isinstance(first, Linear) and isinstance(second, Linear):
         return Linear(product(second.weight, first.weight, dtype), _bias_after(first, second, dtype))
     assert isinstance(first, Conv2d)  # `Chain` admits one kind only.

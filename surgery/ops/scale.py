@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from surgery.ops.array import Float64Array, FloatArray
+from surgery.ops.array import Float64Array, FloatArray, Size
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -31,6 +31,34 @@ class Scale:
     def channels(self) -> int:
         """Number of channels; 1 where it fits any number."""
         return max(len(self.factor), len(self.shift))
+
+    @property
+    def in_channels(self) -> int:
+        """Number of channels, as of any operation."""
+        return self.channels
+
+    @property
+    def out_channels(self) -> int:
+        """Number of channels, as of any operation."""
+        return self.channels
+
+    @property
+    def weight_params(self) -> int:
+        """Count of the factors."""
+        return int(self.factor.size)
+
+    @property
+    def params(self) -> int:
+        """Count of the factors: inside a chain nothing shifts."""
+        return self.weight_params
+
+    def output_size(self, size: Size) -> Size:
+        """Return `size`: maps stay as they are."""
+        return size
+
+    def macs(self, size: Size) -> int:
+        """Return 0: a scale multiplies once per number and accumulates nothing, so no MAC count has it."""
+        return 0
 
     @classmethod
     def of(cls, factor: FloatArray | float = 1.0, shift: FloatArray | float = 0.0) -> Self:
