@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from surgery.factor.metric import DenseMetric, Metric
 from surgery.ops import Chain, Conv2d, FloatArray, Linear, Op
 
 MAP = (13, 11)  # Odd, not square, and large enough for every kernel below with its dilation.
@@ -28,6 +29,12 @@ def inputs(op: Op | Chain, batch: int = 2, seed: int = 0) -> FloatArray:
     first = op.ops[0] if isinstance(op, Chain) else op
     shape = (batch, first.in_channels, *MAP) if isinstance(first, Conv2d) else (batch, first.in_channels)
     return np.random.default_rng(seed).standard_normal(shape)
+
+
+def unit_metric(op: Op) -> Metric:
+    """The metric in which an error counts as in the Frobenius norm: of inputs that are all alike and independent."""
+    groups = op.groups if isinstance(op, Conv2d) else 1
+    return DenseMetric(np.broadcast_to(np.eye(op.weight[0].size), (groups, op.weight[0].size, op.weight[0].size)))
 
 
 def rounding(op: Op, rank: tuple[int, ...]) -> float:

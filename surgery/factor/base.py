@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Protocol
 
 import numpy as np
 
 from surgery.errors import PlanError
+from surgery.factor.metric import Metric
 from surgery.factor.solver import stored_dtype
-from surgery.ops import Chain, Conv2d, Float64Array, FloatArray, Linear, Op
+from surgery.ops import Chain, Conv2d, Float64Array, FloatArray, Linear, Op, Scale, Stage
 
 Rank = tuple[int, ...]
 Cost = Callable[[Op | Chain], int]
@@ -29,24 +30,29 @@ class Fit:
         relative_error: ||W - W_r||_F / ||W||_F, where W_r is the product of the factors as stored; measured in
             float64, never inferred. 0 for a zero weight.
         solver: how the factors were found, as the method names it ("exact", "gram", "hooi").
+        bound: which operations of the chain are bound by the method's own constraint (non-negative, ternary, pruned)
+            and may not take other numbers; all others may be refitted to data.
     """
 
     chain: Chain
     rank: Rank
     relative_error: float
     solver: str
+    bound: frozenset[int] = frozenset()
 
 
 class Method(Protocol):
     """A way to write one layer as a chain of thinner ones.
 
-    Methods hold no state and know no file format. A rank is a tuple of numbers, one for each inner width of the
-    chain; for grouped convolutions it counts per group, and all groups share it.
+    Methods hold no state but their options, which are dataclass fields made by `option` and `share`, and know no file
+    format. A rank is a tuple of numbers, one for each inner width of the chain; for grouped convolutions it counts per
+    group, and all groups share it.
 
     Laws:
         1. The chain has the layer's inputs and outputs, and the same map sizes for any input; nothing stands
            between its operations, and only the last one has a bias, the layer's own.
-        2. At `max_rank` the chain equals the layer, to the rounding of the stored factors.
+        2. At `max_rank` the chain equals the layer, to the rounding of the stored factors, where the method
+           `is_exact`; elsewhere it is the largest rank worth asking for.
         3. `rank_at(op, 1)` has a 1 for every width that has a path of its own, `rank_at(op, max(max_rank))` is
            `max_rank`, and along the path no width, no cost and (but for the local optima of iterative methods) no
            error turns back: widths and costs rise, the error falls.
@@ -66,6 +72,16 @@ class Method(Protocol):
     @property
     def summary(self) -> str:
         """One line for the command line's help."""
+        ...
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the chain at `max_rank` equals the layer."""
+        ...
+
+    @property
+    def uses_metric(self) -> bool:
+        """Whether `factor` itself heeds a metric; elsewhere it is for `refit` alone."""
         ...
 
     def refusal(self, op: Op) -> str | None:
@@ -99,9 +115,62 @@ class Method(Protocol):
         """
         ...
 
-    def factor(self, op: Op, rank: Rank, *, seed: int = 0) -> Fit:
-        """Cut `op` at `rank`; `seed` matters to methods that draw random numbers only."""
+    def factor(self, op: Op, rank: Rank, *, metric: Metric | None = None, seed: int = 0) -> Fit:
+        """Cut `op` at `rank`; `seed` matters to methods that draw random numbers only.
+
+        `metric` is what an error of the weight costs, by default its Frobenius norm. A method that does not use one
+        takes none.
+        """
         ...
+
+
+def option(*choices: str) -> Any:
+    """Declare an option of a method: a field that holds one of `choices`, by default the first."""
+    return field(default=choices[0], metadata={"choices": choices})
+
+
+def share(default: float) -> Any:
+    """Declare an option of a method: a field that holds a number above 0 and at most 1."""
+    return field(default=default, metadata={"choices": ()})
+
+
+def choices(method: Method) -> dict[str, tuple[str, ...]]:
+    """Return a method's options, each with what it may be, the default first; () stands for a share."""
+    return {entry.name: entry.metadata["choices"] for entry in _options(method)}
+
+
+def options_of(method: Method) -> dict[str, str]:
+    """Return those of a method's options that are not the default, as text."""
+    values = {entry.name: (getattr(method, entry.name), entry.default) for entry in _options(method)}
+    return {name: str(value) for name, (value, default) in values.items() if value != default}
+
+
+def with_options(method: Method, given: Mapping[str, str]) -> Method:
+    """Return the method with some options set; raises PlanError for an option or a choice that it does not have."""
+    known = choices(method)
+    values: dict[str, object] = {}
+    for name, text in given.items():
+        if name not in known:
+            raise PlanError(f"{method.name} has no option '{name}'; it has {', '.join(known) or 'none'}")
+        if known[name] and text not in known[name]:
+            raise PlanError(f"{method.name}: {name} is '{text}'; choose one of {', '.join(known[name])}")
+        values[name] = text if known[name] else _share(method, name, text)
+    changed: Method = replace(method, **values) if values else method  # type: ignore[type-var]
+    return changed
+
+
+def _share(method: Method, name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 < value <= 1:
+        raise PlanError(f"{method.name}: {name} is '{text}'; expected a number above 0 and at most 1")
+    return value
+
+
+def _options(method: Any) -> list[Any]:
+    return [entry for entry in fields(method) if "choices" in entry.metadata]
 
 
 def break_even(method: Method, op: Op, cost: Cost = lambda op: op.weight_params) -> Rank | None:
@@ -198,7 +267,11 @@ def as_linear(method: Method, op: Op) -> Linear:
 
 def contiguous(chain: Chain) -> Chain:
     """Return `chain` with every weight in C order, the order files hold; only those that are not are copied."""
-    return Chain(tuple(replace(op, weight=np.ascontiguousarray(op.weight)) for op in chain.ops))
+    return Chain(tuple(_in_order(op) for op in chain.ops))
+
+
+def _in_order(op: Stage) -> Stage:
+    return op if isinstance(op, Scale) else replace(op, weight=np.ascontiguousarray(op.weight))
 
 
 def placeholder(shape: tuple[int, ...], weight: FloatArray) -> FloatArray:

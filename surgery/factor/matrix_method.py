@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,20 +19,25 @@ from surgery.factor.base import (
     placeholder,
     rank_holding,
 )
-from surgery.factor.solver import singular_values, truncated_svd
+from surgery.factor.metric import Metric
+from surgery.factor.refit import relative_error
+from surgery.factor.solver import finite, leading_eigenvectors, singular_values, stored_dtype, truncated_svd
 from surgery.ops import Chain, Float64Array, FloatArray, Op
 
 
 class MatrixMethod(ABC):
     """A `Method` whose rank is one number: the rank of the weight seen as one matrix M (m, n) per group.
 
-    Law, besides those of `Method`: the squared error is exactly the tail energy of `spectrum` at the rank, and no
-    chain of this form has a smaller one (Eckart and Young, 1936). Members say only how the weight is unfolded and
-    how left (m, r) and right (r, n) factors fold back into layers: the right one runs first.
+    Law, besides those of `Method`: without a metric the squared error is exactly the tail energy of `spectrum` at the
+    rank, and no chain of this form has a smaller one (Eckart and Young, 1936); with one that is so for the error in the
+    metric, where a row of M is one of the weight. Members say only how the weight is unfolded and how left (m, r) and
+    right (r, n) factors fold back into layers: the right one runs first.
     """
 
-    name: str
-    summary: str
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    is_exact: ClassVar[bool] = True
+    uses_metric: ClassVar[bool] = True
 
     @abstractmethod
     def refusal(self, op: Op) -> str | None:
@@ -70,14 +78,23 @@ class MatrixMethod(ABC):
         """See `Method.rank_for_energy`."""
         return tuple(rank_holding(values, energy) for values in spectrum or self.spectrum(op))
 
-    def factor(self, op: Op, rank: Rank, *, seed: int = 0) -> Fit:
+    def factor(self, op: Op, rank: Rank, *, metric: Metric | None = None, seed: int = 0) -> Fit:
         """See `Method.factor`. Deterministic: `seed` has no effect."""
         groups, _, _ = self._checked(op, rank)
+        if metric is not None:
+            return self.in_metric(op, rank, metric)
         svds = [truncated_svd(self.unfold(op, g), rank[0]) for g in range(groups)]
         norm = np.linalg.norm([svd.norm for svd in svds])
         error = float(np.linalg.norm([svd.residual for svd in svds]) / norm) if norm else 0.0
         chain = self.fold(op, _stacked([svd.left for svd in svds]), _stacked([svd.right for svd in svds]))
         return Fit(contiguous(chain), tuple(rank), error, svds[0].solver)
+
+    def in_metric(self, op: Op, rank: Rank, metric: Metric) -> Fit:
+        """Return the chain that is best in the metric: its rank is within bounds."""
+        pairs = [leading_responses(self.unfold(op, g), partial(metric.times, g), rank[0]) for g in range(metric.groups)]
+        lefts, rights = zip(*pairs, strict=True)
+        chain = contiguous(self.fold(op, _stacked(lefts), _stacked(rights)))
+        return Fit(chain, tuple(rank), relative_error(chain, op), "responses")
 
     def _checked(self, op: Op, rank: Rank) -> tuple[int, int, int]:
         groups, m, n = self.shape(op)
@@ -85,6 +102,30 @@ class MatrixMethod(ABC):
         return groups, m, n
 
 
-def _stacked(parts: list[FloatArray]) -> FloatArray:
+def leading_responses(
+    matrix: FloatArray, times: Callable[[FloatArray], Float64Array], rank: int
+) -> tuple[FloatArray, FloatArray]:
+    """Return left (m, r) and right (r, n), stored, whose product is the best for M = `matrix` (m, n) in a metric.
+
+    `times` returns rows (..., n) times C. With U the leading eigenvectors of M C Mᵀ, the covariance of the responses,
+    U Uᵀ M is the minimum of tr((M - V) C (M - V)ᵀ) over all V of that rank (Zhang et al., 2016, section 3.1): what
+    whitening the inputs gives too, without an inverse. Each component's norm is shared equally by the two.
+
+    Raises:
+        PlanError: the matrix holds NaN or infinity.
+    """
+    dense, dtype = finite(matrix.astype(np.float64)), stored_dtype(matrix)
+    # A tall matrix has the responses of the few rows of its triangular factor, turned.
+    basis, dense = np.linalg.qr(dense) if len(dense) > dense.shape[1] else (None, dense)
+    covariance = times(dense) @ dense.T
+    _, u = leading_eigenvectors((covariance + covariance.T) / 2, rank)
+    right = u.T @ dense
+    share = np.sqrt(np.linalg.norm(right, axis=1))
+    share[share == 0] = 1.0
+    left = (u if basis is None else basis @ u) * share
+    return left.astype(dtype), (right / share[:, None]).astype(dtype)
+
+
+def _stacked(parts: Sequence[FloatArray]) -> FloatArray:
     # Layers large enough for a copy to matter have one group.
     return parts[0][np.newaxis] if len(parts) == 1 else np.stack(parts)

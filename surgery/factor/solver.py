@@ -1,12 +1,15 @@
 """Truncated singular value decompositions of weight matrices, small or far too large for LAPACK's SVD.
 
-Two solvers give the same factors:
+Three solvers give the same factors:
 
 * "exact": LAPACK's divide-and-conquer SVD in float64, for matrices whose smaller side is short.
 * "gram": the eigenvectors U of W Wᵀ on the smaller side, then W ≈ U (Uᵀ W). Because the second factor is a
   projection of W, nothing is divided by a small singular value, and at full rank U Uᵀ = 1 whatever accuracy the
   eigenvectors have. Only eigenvalues suffer from the squaring: singular values below about
-  sqrt(eps) = 1.5e-8 of the largest are noise.
+  sqrt(eps) = 1.5e-8 of the largest are noise. Of large float32 matrices they are found in float32 where that loses
+  at most EXCESS.
+* "krylov": a few leading left vectors of a large float32 matrix without its Gram matrix, then the same projection;
+  the error is within EXCESS of the best by an estimate, see `krylov`.
 
 Eckart and Young (1936): the truncation is the best approximation of its rank, and its squared error is the sum of
 the squared singular values cut off.
@@ -15,17 +18,27 @@ the squared singular values cut off.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from surgery.errors import PlanError
+from surgery.factor.krylov import leading_left_vectors
 from surgery.ops.array import Float64Array, FloatArray, blocks
 
 # On one thread LAPACK's SVD of 256 x 2304 takes 0.08 s against 0.02 s by the Gram matrix; of 512 x 4608, 0.45 s
 # against 0.10 s. Up to here accuracy of every singular value costs nothing worth saving.
 EXACT_SIDE = 256
 EXACT_SIZE = 2**22  # Numbers in the matrix: the exact solver holds several float64 copies of it.
+# From here on, unless the weight is float64 itself, time is saved at the price of an error above the best by a share
+# of at most EXCESS.
+LARGE_SIDE = 1024
+EXCESS = 1e-3
+KRYLOV_SHARE = 8  # Ranks up to this part of the smaller side: above, the Gram matrix is the faster.
+
+
+Real = TypeVar("Real", bound=np.floating)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -38,7 +51,7 @@ class TruncatedSvd:
         values: (r,) singular values kept, largest first.
         residual: ||W - left @ right||_F, measured on the rounded factors, not inferred from the spectrum.
         norm: ||W||_F.
-        solver: "exact" or "gram".
+        solver: "exact", "gram" or "krylov".
     """
 
     left: FloatArray
@@ -66,9 +79,9 @@ def truncated_svd(matrix: FloatArray, rank: int) -> TruncatedSvd:
     if _is_small(matrix):
         return _truncate_exactly(matrix, rank)
     if matrix.shape[0] <= matrix.shape[1]:
-        return _truncate_by_gram(matrix, rank)
-    # One solver for the wide case serves the tall one: (W^T)^T = W.
-    svd = _truncate_by_gram(matrix.T, rank)
+        return _truncate_wide(matrix, rank)
+    # What serves the wide case serves the tall one: (W^T)^T = W.
+    svd = _truncate_wide(matrix.T, rank)
     return TruncatedSvd(svd.right.T, svd.left.T, svd.values, svd.residual, svd.norm, svd.solver)
 
 
@@ -83,7 +96,7 @@ def singular_values(matrix: FloatArray) -> Float64Array:
     import scipy.linalg  # Loading SciPy takes longer than inspecting a network.
 
     if _is_small(matrix):
-        dense = _finite(matrix.astype(np.float64))
+        dense = finite(matrix.astype(np.float64))
         values: Float64Array = scipy.linalg.svd(dense, compute_uv=False, overwrite_a=True, check_finite=False)
         return values
     squares: Float64Array = scipy.linalg.eigh(
@@ -103,21 +116,26 @@ def gram(matrix: FloatArray) -> Float64Array:
     Raises:
         PlanError: the matrix holds NaN or infinity, or numbers whose squares overflow.
     """
-    from scipy.linalg.blas import dsyrk
+    return gram_in(np.float64, matrix)
 
-    rows, columns = matrix.shape
-    result: Float64Array = np.zeros((rows, rows), order="F")  # The order in which BLAS can add in place.
+
+def gram_in(dtype: type[Real], matrix: FloatArray) -> npt.NDArray[Real]:
+    """Return what `gram` does, accumulated in float64 or float32."""
+    from scipy.linalg.blas import dsyrk, ssyrk
+
+    (rows, columns), update = matrix.shape, ssyrk if dtype == np.float32 else dsyrk
+    result: npt.NDArray[Real] = np.zeros((rows, rows), dtype, order="F")  # The order in which BLAS can add in place.
     for j in blocks(columns, 8 * rows):
-        block = matrix[:, j].astype(np.float64)
+        block = matrix[:, j].astype(dtype, copy=False)
         if block.flags.c_contiguous:
-            result = dsyrk(1.0, block.T, beta=1.0, c=result, trans=1, lower=1, overwrite_c=1)
+            result = update(1.0, block.T, beta=1.0, c=result, trans=1, lower=1, overwrite_c=1)
         else:
-            result = dsyrk(1.0, block, beta=1.0, c=result, trans=0, lower=1, overwrite_c=1)
-    _finite(result.diagonal())
+            result = update(1.0, block, beta=1.0, c=result, trans=0, lower=1, overwrite_c=1)
+    finite(result.diagonal())
     return result
 
 
-def leading_eigenvectors(symmetric: Float64Array, count: int) -> tuple[Float64Array, Float64Array]:
+def leading_eigenvectors(symmetric: npt.NDArray[Real], count: int) -> tuple[npt.NDArray[Real], npt.NDArray[Real]]:
     """Return the `count` largest eigenvalues, largest first, and their eigenvectors (m, count), orthonormal.
 
     `symmetric` (m, m) is positive semi-definite up to rounding (negative eigenvalues come back as 0), read from
@@ -144,20 +162,34 @@ def stored_dtype(weight: FloatArray) -> npt.DTypeLike:
     return np.float64 if weight.dtype == np.float64 else np.float32
 
 
-def _is_small(matrix: FloatArray) -> bool:
-    return min(matrix.shape) <= EXACT_SIDE and matrix.size <= EXACT_SIZE
+def float32_loss(largest: float, rank: int) -> float:
+    """Return how much less of a matrix's energy its `rank` leading vectors hold for being sought in float32.
+
+    They are those of a Gram matrix off by E with ||E||_2 about 2 eps32 of its `largest` eigenvalue
+    (assumed: what LAPACK proves grows with the side), so that they miss at most 2 rank ||E||_2 (Ky Fan, 1949).
+    """
+    return 4 * rank * float(np.finfo(np.float32).eps) * largest
 
 
-def _finite(numbers: Float64Array) -> Float64Array:
+def finite(numbers: FloatArray) -> FloatArray:
+    """Return `numbers`, or raise PlanError if they hold NaN or infinity."""
     if not np.isfinite(numbers).all():
         raise PlanError("weights hold NaN or infinity; they cannot be factored: look into how they were trained")
     return numbers
 
 
+def _is_small(matrix: FloatArray) -> bool:
+    return min(matrix.shape) <= EXACT_SIDE and matrix.size <= EXACT_SIZE
+
+
+def _is_large(matrix: FloatArray) -> bool:
+    return min(matrix.shape) >= LARGE_SIDE and matrix.dtype != np.float64
+
+
 def _truncate_exactly(matrix: FloatArray, rank: int) -> TruncatedSvd:
     import scipy.linalg  # Loading SciPy takes longer than inspecting a network.
 
-    dense, dtype = _finite(matrix.astype(np.float64)), stored_dtype(matrix)
+    dense, dtype = finite(matrix.astype(np.float64)), stored_dtype(matrix)
     u, s, vh = scipy.linalg.svd(dense, full_matrices=False, check_finite=False)
     root = np.sqrt(s[:rank])
     left, right = (u[:, :rank] * root).astype(dtype), (root[:, np.newaxis] * vh[:rank]).astype(dtype)
@@ -166,25 +198,41 @@ def _truncate_exactly(matrix: FloatArray, rank: int) -> TruncatedSvd:
     return TruncatedSvd(left, right, s[:rank], *norms, solver="exact")
 
 
-def _truncate_by_gram(matrix: FloatArray, rank: int) -> TruncatedSvd:
-    """Factor a wide or square matrix, reading it twice: for its Gram matrix, and to project it."""
-    dtype = stored_dtype(matrix)
+def _truncate_wide(matrix: FloatArray, rank: int) -> TruncatedSvd:
+    """Factor a wide or square matrix by the cheapest solver that is good enough."""
+    if _is_large(matrix) and KRYLOV_SHARE * rank <= len(matrix):
+        found = leading_left_vectors(matrix, rank)
+        if found is not None:
+            return _projected(matrix, *found, solver="krylov")
+    return _projected(matrix, *_by_gram(matrix, rank), solver="gram")
+
+
+def _by_gram(matrix: FloatArray, rank: int) -> tuple[Float64Array, FloatArray]:
+    """Return the squared singular values and left vectors (m, rank), in float32 where that is good enough."""
     moments = gram(matrix)
-    squared_norm = float(moments.trace())
-    squares, u = leading_eigenvectors(moments, rank)
-    del moments  # Up to 134 MB for 4096 rows, before the projection makes its own blocks.
+    if _is_large(matrix):
+        squares, u = leading_eigenvectors(moments.astype(np.float32), rank)
+        if float32_loss(squares[0], rank) <= 2 * EXCESS * (moments.trace() - squares.sum(dtype=np.float64)):
+            return squares.astype(np.float64), u
+    return leading_eigenvectors(moments, rank)
+
+
+def _projected(matrix: FloatArray, squares: Float64Array, u: FloatArray, solver: str) -> TruncatedSvd:
+    """Return W ≈ U (Uᵀ W) for orthonormal U (m, r), the products for the right factor in the precision of U."""
+    dtype = stored_dtype(matrix)
     # sqrt(s) shares each component equally. Any other positive number would be as correct, so eigenvalues that
     # are rounding noise are replaced by the size of that noise, and those of a zero matrix by 1.
     noise = squares[0] * len(u) * np.finfo(np.float64).eps or 1.0
-    share = np.maximum(squares, noise) ** 0.25
+    share = (np.maximum(squares, noise) ** 0.25).astype(u.dtype)
     left = (u * share).astype(dtype)
     project, expand = (u / share).T, left.astype(np.float64)
-    right: FloatArray = np.empty((rank, matrix.shape[1]), dtype=dtype)
-    squared_residual = 0.0
-    for j in blocks(matrix.shape[1], 8 * matrix.shape[0]):
+    right: FloatArray = np.empty((len(squares), matrix.shape[1]), dtype=dtype)
+    squared_residual = squared_norm = 0.0
+    for j in blocks(matrix.shape[1], 16 * matrix.shape[0]):  # The block and what is taken from it.
+        right[:, j] = project @ np.require(matrix[:, j], u.dtype, "A")
         block = matrix[:, j].astype(np.float64)
-        right[:, j] = project @ block
+        squared_norm += float(np.einsum("ij,ij->", block, block))
         block -= expand @ right[:, j].astype(np.float64)
         squared_residual += float(np.einsum("ij,ij->", block, block))
     norms = float(np.sqrt(squared_residual)), float(np.sqrt(squared_norm))
-    return TruncatedSvd(left, right, np.sqrt(squares), *norms, solver="gram")
+    return TruncatedSvd(left, right, np.sqrt(squares), *norms, solver=solver)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 from surgery.factor.base import as_linear
 from surgery.factor.matrix_method import MatrixMethod
 from surgery.ops import Chain, FloatArray, Linear, Op
 
 
+@dataclass(frozen=True)
 class Svd(MatrixMethod):
     """W (out, in) ≈ A B: first B (r, in) without bias, then A (out, r) with the layer's bias."""
 
-    name = "svd"
-    summary = "fully connected: two layers through r units, by singular value decomposition"
+    name: ClassVar[str] = "svd"
+    summary: ClassVar[str] = "fully connected: two layers through r units, by singular value decomposition"
 
     def refusal(self, op: Op) -> str | None:
         """Refuse all but fully connected layers."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 from surgery.factor.base import as_conv2d
 from surgery.factor.matrix_method import MatrixMethod
 from surgery.ops import Chain, Conv2d, FloatArray, Op
 
 
+@dataclass(frozen=True)
 class SvdChannel(MatrixMethod):
     """W (out, in·kh·kw) ≈ A B: the layer's kernel to r channels without bias, then 1x1 with the layer's bias."""
 
-    name = "svd-channel"
-    summary = "convolution: the same kernel to r channels, then 1x1, by singular value decomposition"
+    name: ClassVar[str] = "svd-channel"
+    summary: ClassVar[str] = "convolution: the same kernel to r channels, then 1x1, by singular value decomposition"
 
     def refusal(self, op: Op) -> str | None:
         """Refuse all but convolutions."""

@@ -1,23 +1,33 @@
 """Split a kh x kw convolution into kh x 1 and 1 x kw through r channels (Jaderberg et al., 2014, scheme 2).
 
-Filter reconstruction under this form is one SVD, hence globally optimal (Tai et al., 2015).
+Filter reconstruction under this form is one SVD, hence globally optimal (Tai et al., 2015). In the metric of the data
+it is no longer: the vertical convolution starts from the responses to the columns of the inputs, all columns of the
+kernel alike, and both are then refitted in turn.
 """
 
 from __future__ import annotations
 
-from surgery.factor.base import as_conv2d
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from surgery.factor.base import Fit, Rank, as_conv2d
 from surgery.factor.matrix_method import MatrixMethod
+from surgery.factor.metric import DenseMetric, Metric
+from surgery.factor.refit import refit, relative_error
 from surgery.ops import Chain, Conv2d, FloatArray, Op
 
 
+@dataclass(frozen=True)
 class SvdSpatial(MatrixMethod):
     """W (out·kw, in·kh) ≈ H V: kh x 1 to r channels without bias, then 1 x kw with the layer's bias.
 
     Each axis takes its own half of stride, padding and dilation along.
     """
 
-    name = "svd-spatial"
-    summary = "convolution: kh x 1 to r channels, then 1 x kw, by singular value decomposition"
+    name: ClassVar[str] = "svd-spatial"
+    summary: ClassVar[str] = "convolution: kh x 1 to r channels, then 1 x kw, by singular value decomposition"
 
     def refusal(self, op: Op) -> str | None:
         """Refuse all but convolutions with at least two taps on both axes."""
@@ -54,3 +64,23 @@ class SvdSpatial(MatrixMethod):
                 Conv2d(horizontal, conv.bias, (1, sw), (0, pw), (1, dw), conv.groups),
             )
         )
+
+    def in_metric(self, op: Op, rank: Rank, metric: Metric) -> Fit:
+        """Return the start, refitted: a local optimum of the metric itself."""
+        chain = refit(self.start(op, rank, metric), (0, 1), op, metric)
+        return Fit(chain, tuple(rank), relative_error(chain, op), "responses, refitted")
+
+    def start(self, op: Op, rank: Rank, metric: Metric) -> Chain:
+        """Return the chain that is best in the mean metric of the inputs' columns."""
+        return super().in_metric(op, rank, _of_columns(as_conv2d(self, op), metric)).chain
+
+
+def _of_columns(conv: Conv2d, metric: Metric) -> DenseMetric:
+    """Return the mean second moments of a patch's columns, (groups, in / groups · kh, the same)."""
+    groups, kw = metric.groups, conv.kernel[1]
+    size = metric.size // kw
+    result = np.zeros((groups, size, size))
+    for group in range(groups):
+        columns = metric.dense(group).reshape(size, kw, size, kw)
+        result[group] = np.einsum("akbk->ab", columns) / kw
+    return DenseMetric(result)

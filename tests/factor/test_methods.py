@@ -102,7 +102,6 @@ def test_tucker2_recovers_a_core_that_is_there() -> None:
 def test_tucker2_in_small_blocks_is_tucker2(monkeypatch: pytest.MonkeyPatch) -> None:
     op = Conv2d(normal(6, 24, 20, 3, 3))
     whole = METHODS["tucker2"].factor(op, (8, 6))
-    monkeypatch.setattr(tucker2_module, "BLOCK_BYTES", 0)
     monkeypatch.setattr("surgery.ops.array.BLOCK_BYTES", 5 * 8 * 180)  # Five outputs at a time.
     blocked = METHODS["tucker2"].factor(op, (8, 6))
     # Sums in another order; the iteration may stop a sweep earlier or later, worth 1e-6 of ||W||^2.

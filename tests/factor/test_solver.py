@@ -1,4 +1,4 @@
-"""Both solvers against NumPy's SVD."""
+"""All solvers against NumPy's SVD."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from surgery.errors import PlanError
-from surgery.factor.solver import EXACT_SIDE, gram, leading_eigenvectors, singular_values, truncated_svd
+from surgery.factor.solver import EXACT_SIDE, EXCESS, gram, leading_eigenvectors, singular_values, truncated_svd
 from surgery.ops import FloatArray
 from tests.cases import low_rank, normal, unaligned
 
@@ -113,3 +113,37 @@ def test_the_gram_matrix_adds_up_over_blocks(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("surgery.ops.array.BLOCK_BYTES", 8 * 12 * 7)  # Seven columns at a time.
     np.testing.assert_allclose(np.tril(gram(matrix)), wanted, rtol=0, atol=1e-14)
     np.testing.assert_allclose(np.tril(gram(np.asfortranarray(matrix))), wanted, rtol=0, atol=1e-14)
+
+
+def spectrum(values: np.ndarray, columns: int) -> FloatArray:
+    """A float32 matrix with these singular values, by reflections of a diagonal one."""
+    rng, rows = np.random.default_rng(16), len(values)
+    left, right = (np.linalg.qr(rng.standard_normal((size, 64)))[0] for size in (rows, columns))
+    matrix = np.zeros((rows, columns))
+    matrix[np.arange(rows), np.arange(rows)] = values
+    matrix -= 2 * left @ (left.T @ matrix)
+    return (matrix - 2 * (matrix @ right) @ right.T).astype(np.float32)
+
+
+STEPS = np.arange(1.0, 1025)
+SPECTRA = {
+    "slow": STEPS**-0.3,
+    "decaying": STEPS**-0.7,
+    "steep": STEPS**-2,
+    "steps of 100 equal ones": 2.0 ** -(STEPS // 100),
+    "a few far above noise": np.where(STEPS <= 10, 30, 1 - 0.9 * np.sqrt(STEPS / 1024)),
+}
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize("rank", [16, 100, 256])
+def test_a_large_matrix_is_cut_within_a_thousandth_of_the_best(name: str, rank: int) -> None:
+    svd = truncated_svd(spectrum(SPECTRA[name], 1100), rank)
+    best = np.sqrt(np.sum(SPECTRA[name][rank:] ** 2))
+    assert best * (1 - 1e-4) <= svd.residual <= best * (1 + EXCESS)  # The matrix itself is rounded to float32.
+
+
+def test_a_low_rank_of_a_large_matrix_is_found_without_its_gram_matrix() -> None:
+    matrix = spectrum(SPECTRA["decaying"], 1100)
+    assert truncated_svd(matrix, 100).solver == truncated_svd(matrix.T, 100).solver == "krylov"
+    assert truncated_svd(matrix, 400).solver == truncated_svd(matrix.astype(np.float64), 100).solver == "gram"

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from surgery.factor import METHODS, Method, tail_energy
 from surgery.ops import Conv2d, Linear, Op, collapse
 from tests.cases import rounding
+from tests.conformance.test_methods import LOCAL, MAY_BE_ABOVE, MAY_BE_BELOW, cut
 
 # BLAS warms up inside the first example, so that times say nothing; examples come from a fixed seed.
 laws = settings(deadline=None, max_examples=60, derandomize=True)
@@ -54,8 +55,9 @@ def problems(draw: st.DrawFn) -> tuple[Method, Op]:
 @given(problems())
 def test_full_rank_reproduces_the_layer(problem: tuple[Method, Op]) -> None:
     method, op = problem
+    assume(method.is_exact)
     rank = method.max_rank(op)
-    fit = method.factor(op, rank)
+    fit = cut(method, op, rank)
     weight, norm = op.weight.astype(np.float64), np.linalg.norm(op.weight.astype(np.float64))
     assert fit.relative_error <= rounding(op, rank)
     assert np.linalg.norm(collapse(fit.chain).weight - weight) <= rounding(op, rank) * norm
@@ -68,7 +70,7 @@ def test_the_chain_is_the_layer_with_its_weight_replaced_by_the_product(
 ) -> None:
     method, op = problem
     size = data.draw(st.integers(1, max(method.max_rank(op))))
-    chain = method.factor(op, method.rank_at(op, size)).chain
+    chain = cut(method, op, method.rank_at(op, size)).chain
     merged = collapse(chain)
     shape = (1, op.in_channels, 8, 7) if isinstance(op, Conv2d) else (2, op.in_channels)
     x = np.random.default_rng(0).standard_normal(shape)
@@ -88,11 +90,13 @@ def test_the_error_is_what_the_spectra_say_and_falls_with_the_rank(problem: tupl
     before = 1.0
     for size in range(1, max(method.max_rank(op)) + 1):
         rank = method.rank_at(op, size)
-        error, slack = method.factor(op, rank).relative_error, rounding(op, rank)
+        error, slack = cut(method, op, rank).relative_error, rounding(op, rank)
         tails = [tail_energy(values, r) / total for values, r in zip(spectra, rank, strict=True)]
-        assert np.sqrt(max(tails)) - slack <= error <= np.sqrt(sum(tails)) + slack
+        assert error >= np.sqrt(max(tails)) - slack or method.name in MAY_BE_BELOW
+        assert error <= np.sqrt(sum(tails)) + slack or method.name in MAY_BE_ABOVE
         # With one spectrum both bounds meet and force the error down; an iteration may stop at a local optimum.
-        assert error <= before + slack + (0.02 if len(spectra) > 1 else 0)
+        is_forced = len(spectra) == 1 and method.name not in MAY_BE_BELOW + MAY_BE_ABOVE
+        assert error <= before + slack + (0 if is_forced else LOCAL)
         before = error
 
 
@@ -102,7 +106,7 @@ def test_the_template_costs_what_the_chain_costs(problem: tuple[Method, Op], hei
     method, op = problem
     for size in range(1, max(method.max_rank(op)) + 1, 3):
         rank = method.rank_at(op, size)
-        template, chain = method.template(op, rank), method.factor(op, rank).chain
+        template, chain = method.template(op, rank), cut(method, op, rank).chain
         assert template.macs((height, width)) == chain.macs((height, width))
         assert template.params == chain.params
         assert template.output_size((height, width)) == op.output_size((height, width))

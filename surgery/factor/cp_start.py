@@ -1,0 +1,54 @@
+"""The best sum of orthogonal rank-one terms that few rotations can find: where alternating least squares begins."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from surgery.factor.cp_tensor import Axes, Components
+from surgery.factor.solver import gram, leading_eigenvectors, singular_values
+from surgery.ops import Float64Array, FloatArray
+
+
+def orthogonal_terms(slices: FloatArray, axes: Axes, rank: int) -> Components:
+    """Return the `rank` largest singular triplets of the tap matrices, after rotating the taps.
+
+    Each spatial axis is rotated to the eigenvectors of its Gram matrix (De Lathauwer et al., 2000, "A multilinear
+    singular value decomposition"), which gathers the energy in few of the K matrices (O, I). A singular triplet of
+    one of them is a rank-one term of the kernel, and all these terms are orthogonal: the squared error is
+    ||T||^2 - sum lambda^2, no term is larger than the kernel, and K min(O, I) terms are the kernel.
+    """
+    import scipy.linalg  # Loading SciPy takes longer than inspecting a network.
+
+    rotations = _rotations(slices, axes)
+    svds = [scipy.linalg.svd(m, full_matrices=False, check_finite=False) for m in _rotated(slices, rotations)]
+    values = np.concatenate([s for _, s, _ in svds])
+    largest = np.argsort(-values, kind="stable")[:rank]
+    matrix = np.unravel_index(largest // len(svds[0][1]), axes)
+    return Components(
+        np.hstack([u for u, _, _ in svds])[:, largest] * values[largest],
+        np.vstack([vh for _, _, vh in svds])[largest].T,
+        tuple(rotation[:, index] for rotation, index in zip(rotations, matrix, strict=True)),
+    )
+
+
+def orthogonal_norms(slices: FloatArray, axes: Axes) -> Float64Array:
+    """Return the norms of all K min(O, I) terms that `orthogonal_terms` chooses from, largest first.
+
+    Their squares add up to ||T||_F^2.
+    """
+    values = [singular_values(matrix) for matrix in _rotated(slices, _rotations(slices, axes))]
+    return np.sort(np.concatenate(values))[::-1]
+
+
+def _rotations(slices: FloatArray, axes: Axes) -> list[Float64Array]:
+    """Return an orthogonal matrix (k, k) for each spatial axis, directions of most energy first."""
+    tensor = slices.reshape(*axes, -1)
+    unfolded = (np.moveaxis(tensor, axis, 0).reshape(length, -1) for axis, length in enumerate(axes))
+    return [leading_eigenvectors(gram(matrix), len(matrix))[1] for matrix in unfolded]
+
+
+def _rotated(slices: FloatArray, rotations: list[Float64Array]) -> Float64Array:
+    tensor = slices.astype(np.float64).reshape(*map(len, rotations), -1)
+    for rotation in rotations:  # Each finds its axis in front and puts it behind the others: all are back at the end.
+        tensor = np.moveaxis(np.tensordot(rotation, tensor, axes=(0, 0)), 0, -2)
+    return tensor.reshape(slices.shape)

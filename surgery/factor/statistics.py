@@ -1,0 +1,186 @@
+"""What is known of a layer's inputs and wanted outputs from calibration data: all that any linear fit needs.
+
+A chain of factors is a linear map of the layer's input patch plus a bias, so its mean squared error follows from first
+and second moments of patch x and wanted output y alone. Least squares with a ridge towards the layer's own weight W:
+
+    W* = (Cyx + r W) (Cxx + r)⁻¹,    E|y - V x - b|² = tr((V - W*) Cxx (V - W*)ᵀ) + what no V can reach,
+
+so a fit of V to the data is a fit to W* in the metric Cxx + r, whatever form V has. Where x comes from the original
+network, Cyx = W Cxx and W* = W; where it comes from a network already cut before this layer (Zhang et al., 2016,
+section 3.3, asymmetric reconstruction), W* also makes up for the cuts before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from surgery.factor.metric import DenseMetric, Metric, SampledMetric
+from surgery.factor.solver import stored_dtype
+from surgery.ops import Chain, Float64Array, FloatArray, Op, Scale, collapse
+
+MAX_SIDE = 8192  # Inputs of a patch up to which Cxx is held: 0.5 GB in float64. Longer ones keep samples instead.
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Samples:
+    """N positions: the layer's input patches `x` (N, groups, n) and its wanted outputs `y` (N, out), float32."""
+
+    x: FloatArray
+    y: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Moments:
+    """First and second central moments over `count` positions, in float64.
+
+    Attributes:
+        count: positions.
+        mean_x: (groups, n).
+        xx: Cxx (groups, n, n); of patches longer than MAX_SIDE (groups, N, n), rows whose Gram matrix is Cxx.
+        mean_y: (out,).
+        yx: Cyx (out, n): each output with the inputs of its own group.
+        yy: (out,) variances of the wanted outputs.
+    """
+
+    count: int
+    mean_x: Float64Array
+    xx: FloatArray
+    mean_y: Float64Array
+    yx: Float64Array
+    yy: Float64Array
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether Cxx is held as it is."""
+        return bool(self.mean_x.shape[1] <= MAX_SIDE)
+
+    @property
+    def mean_eigenvalue(self) -> float:
+        """Mean eigenvalue of Cxx over all groups, the unit of a ridge; 1 where nothing varies."""
+        trace = sum(float(c.trace() if self.is_dense else np.vdot(c, c)) for c in self.xx)
+        return trace / self.mean_x.size or 1.0
+
+    def metric(self, ridge: float) -> Metric:
+        """Return Cxx + ridge · mean eigenvalue · 1; `ridge` above 0."""
+        added = ridge * self.mean_eigenvalue
+        if not self.is_dense:
+            return SampledMetric(self.xx, added)
+        moments = self.xx.astype(np.float64)
+        np.einsum("gii->gi", moments)[...] += added
+        return DenseMetric(moments)
+
+    def times(self, group: int, rows: FloatArray) -> Float64Array:
+        """Return rows (m, n) @ Cxx of one group."""
+        xx, left = self.xx[group], rows.astype(np.float64, copy=False)
+        result: Float64Array = left @ xx if self.is_dense else (left @ xx.T) @ xx
+        return result
+
+    def scaled(self, scale: Scale) -> Moments:
+        """Return the moments for wanted outputs that `scale` is applied to."""
+        factor, shift = np.broadcast_arrays(scale.factor, scale.shift, np.empty(len(self.mean_y)))[:2]
+        return replace(self, mean_y=factor * self.mean_y + shift, yx=factor[:, None] * self.yx, yy=factor**2 * self.yy)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Statistics:
+    """Calibration data of one layer.
+
+    Attributes:
+        moments: over all calibration positions.
+        samples: some of those positions, for fits that are not linear.
+        held_out: positions of images that no fit has seen, to measure on.
+        scale: what the network does to each channel of the layer's output before anything else (BatchNorm, Scale).
+        relu: whether a ReLU follows, behind `scale`.
+        is_symmetric: whether the inputs are the original network's, so that y = W x + b exactly.
+    """
+
+    moments: Moments
+    samples: Samples
+    held_out: Samples
+    scale: Scale | None = None
+    relu: bool = False
+    is_symmetric: bool = True
+
+
+def moments_of(chunks: Iterable[Samples]) -> Moments:
+    """Return the moments of all chunks together, in float64, one chunk in memory at a time; raises ValueError for none.
+
+    Updated chunk by chunk about the running mean (Chan et al., 1983), so that large means cost no digits. For patches
+    longer than MAX_SIDE the chunks' centred rows are kept, float32: the caller bounds how many.
+    """
+    total: Moments | None = None
+    for chunk in chunks:
+        own = _moments(chunk)
+        total = own if total is None else _merged(total, own)
+    if total is None:
+        raise ValueError("moments of no samples")
+    return total
+
+
+def target(op: Op, statistics: Statistics, ridge: float) -> tuple[Op, Metric]:
+    """Return the layer that fits the data best, and the metric in which distances from it count; see the module.
+
+    Its weight is `op`'s own where the inputs are the original network's, else in the precision that factors have.
+    """
+    moments = statistics.moments
+    metric = moments.metric(ridge)
+    if statistics.is_symmetric:
+        return op, metric
+    weight = op.weight.reshape(len(op.weight), -1).astype(np.float64)
+    per_group = zip(np.split(weight, metric.groups), np.split(moments.yx, metric.groups), strict=True)
+    # Cyx + r W = (Cyx - W Cxx) + W (Cxx + r).
+    solved = [rows + metric.solve(g, yx - moments.times(g, rows)) for g, (rows, yx) in enumerate(per_group)]
+    best = np.concatenate(solved).reshape(op.weight.shape).astype(stored_dtype(op.weight))
+    return replace(op, weight=best), metric
+
+
+def centred_bias(chain: Chain, moments: Moments) -> Float64Array:
+    """Return the last bias with which the chain's mean output is the wanted one."""
+    whole = collapse(chain).weight
+    rows = np.split(whole.reshape(len(whole), -1), len(moments.mean_x))
+    made = np.concatenate([part @ mean for part, mean in zip(rows, moments.mean_x, strict=True)])
+    result: Float64Array = moments.mean_y - made
+    return result
+
+
+def centred(chain: Chain, moments: Moments) -> Chain:
+    """Return the chain with that bias, in the precision of its last weight."""
+    bias = centred_bias(chain, moments).astype(stored_dtype(chain.last.weight))
+    return Chain((*chain.ops[:-1], replace(chain.last, bias=bias)))
+
+
+def _moments(chunk: Samples) -> Moments:
+    count, groups, size = chunk.x.shape
+    x, y = chunk.x.astype(np.float64), chunk.y.astype(np.float64)
+    mean_x, mean_y = x.mean(axis=0), y.mean(axis=0)
+    x -= mean_x
+    y -= mean_y
+    per_group = np.split(y, groups, axis=1)
+    yx = np.concatenate([part.T @ x[:, g] for g, part in enumerate(per_group)]) / count
+    if size > MAX_SIDE:
+        xx: FloatArray = (x.swapaxes(0, 1) / np.sqrt(count)).astype(np.float32)
+    else:
+        xx = np.stack([x[:, g].T @ x[:, g] for g in range(groups)]) / count
+    return Moments(count, mean_x, xx, mean_y, yx, np.einsum("ij,ij->j", y, y) / count)
+
+
+def _merged(a: Moments, b: Moments) -> Moments:
+    count = a.count + b.count
+    share_a, share_b = a.count / count, b.count / count
+    between = share_a * share_b
+    dx, dy = b.mean_x - a.mean_x, b.mean_y - a.mean_y
+    of_group = np.repeat(dx, len(dy) // len(dx), axis=0)
+    yx = share_a * a.yx + share_b * b.yx + between * dy[:, None] * of_group
+    if a.is_dense:
+        xx: FloatArray = share_a * a.xx + share_b * b.xx + between * dx[:, :, None] * dx[:, None, :]
+    else:
+        parts = (np.sqrt(share_a) * a.xx, np.sqrt(share_b) * b.xx, np.sqrt(between) * dx[:, None, :])
+        xx = np.concatenate([part.astype(np.float32) for part in parts], axis=1)
+    yy = share_a * a.yy + share_b * b.yy + between * dy**2
+    return Moments(count, a.mean_x + share_b * dx, xx, a.mean_y + share_b * dy, yx, yy)
