@@ -101,6 +101,24 @@ class Splice:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class Share:
+    """The nodes `keys`, which read the same value, read what `stem` makes of it instead: node i becomes `heads[i]`."""
+
+    keys: tuple[str, ...]
+    stem: Chain
+    heads: tuple[Chain, ...]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Merge:
+    """The nodes `keys`, each the only reader of the one before it, become one node of the name `name`."""
+
+    keys: tuple[str, ...]
+    op: Op
+    name: str
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class Reweigh:
     """Only the weight, and where given the bias, of the node `key` change; shapes stay."""
 
@@ -135,7 +153,7 @@ class Convolve:
     keys: tuple[str, ...]
 
 
-Edit = Splice | Reweigh | Extract | Fold | Convolve
+Edit = Splice | Share | Merge | Reweigh | Extract | Fold | Convolve
 
 
 class Format(Protocol):
@@ -184,7 +202,7 @@ class Format(Protocol):
         ...
 
     def made(self, model: Model) -> Mapping[str, tuple[str, ...]]:
-        """Return, for each node that a Splice replaced, the keys of the nodes that stand in its place."""
+        """Return, for each node that was cut, the keys of those in its place, what it shares with others included."""
         ...
 
     def notes(self, model: Model) -> Sequence[str]:

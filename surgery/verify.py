@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import product
 from pathlib import Path
 from typing import cast
@@ -12,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surgery.errors import EngineError, EngineMissingError, ModelError, VerificationError
-from surgery.model import Model, Node, Refusal, Runnable, Shape
-from surgery.ops import Chain, Conv2d, Op
+from surgery.model import Model, Node, PerChannel, Refusal, Runnable, Shape
+from surgery.ops import Conv2d, Stage
 from surgery.runtime import ENGINES, Array, Inputs, job_of
 from surgery.runtime.engine import check_inputs
 
@@ -352,22 +353,32 @@ def _layers_alone(cut: Model, reference: Model, made: Mapping[str, Sequence[str]
     rng = np.random.default_rng(seed)
     comparisons = []
     for key, names in made.items():
-        stages = [_op(cut, cut.node(name)) for name in names]
-        whole = _op(reference, reference.node(key))
-        chain = Chain(tuple(stages))
-        x = rng.standard_normal(_probe_shape(whole)).astype(np.float32)
-        comparisons.append(_compare(key, [whole.apply(x).astype(np.float32)], [chain.apply(x).astype(np.float32)]))
+        # A reference whose bias is new may itself be two layers, one of which adds it.
+        whole = [_stage(reference, reference.node(name)) for name in reference.format.made(reference).get(key, (key,))]
+        stages = [_stage(cut, cut.node(name)) for name in names]
+        x = rng.standard_normal(_probe_shape(whole[0])).astype(np.float32)
+        comparisons.append(_compare(key, [_applied(whole, x)], [_applied(stages, x)]))
     return tuple(comparisons)
 
 
-def _op(model: Model, node: Node) -> Op:
+def _applied(stages: Sequence[Stage], x: Array) -> Array:
+    """Return what the stages, one after the other, make of `x`, as float32."""
+    return reduce(lambda y, stage: stage.apply(y), stages, x).astype(np.float32)
+
+
+def _stage(model: Model, node: Node) -> Stage:
+    """Return what a layer computes: an operation, or a scale between two."""
     op = model.format.lift(model, node)
-    if isinstance(op, Refusal):
-        raise VerificationError(f"{node.key}: cannot be read back from the written files: {op.reason}")
-    return op
+    if not isinstance(op, Refusal):
+        return op
+    scale = model.format.scale(model, node)
+    if isinstance(scale, PerChannel):
+        return scale.scale
+    reason = op.reason if scale is None else scale.reason
+    raise VerificationError(f"{node.key}: cannot be read back from the written files: {reason}")
 
 
-def _probe_shape(op: Op) -> Shape:
+def _probe_shape(op: Stage) -> Shape:
     """Return the shape of an input just large enough for two outputs each way."""
     if not isinstance(op, Conv2d):
         return (2, op.in_channels)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from surgery.ops import Chain
+    from surgery.ops import Op, Stage
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +19,15 @@ class Made:
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """What a node became: the operations and the names of the new nodes."""
+    """What a node became: the operations and the names of the new nodes, in running order.
 
-    chain: Chain
+    The first `shared` of them are another node's, written where that one stood; this node's own read the last of them.
+    """
+
+    stages: tuple[Stage, ...]
     names: tuple[str, ...]
+    shared: int = 0
+
+    def with_op(self, stage: int, op: Op) -> Cut:
+        """Return the cut with another operation at a stage."""
+        return replace(self, stages=(*self.stages[:stage], op, *self.stages[stage + 1 :]))

@@ -49,6 +49,12 @@ class Wiring:
                     found.setdefault(value, []).append(i)
         return found
 
+    def stranger(self, keys: Collection[str]) -> str | None:
+        """Return the first node of those keys whose first input is not the same value as that of the others' first."""
+        places = [i for i, node in enumerate(self.nodes) if node.key in keys]
+        read = {i: self.sources[i][0] or self.nodes[i].inputs[0] for i in places}
+        return next((self.nodes[i].key for i in places if read[i] != read[places[0]]), None)
+
     @property
     def loose(self) -> list[str]:
         """The names whose final value nothing reads, in the order in which they are made."""

@@ -349,8 +349,9 @@ def head(name: str, type_name: str, bottoms: Sequence[str], tops: Sequence[str],
     if generation == 2:
         kind = encode_bytes(fields.type, _utf8(type_name))
     else:
-        enum = next(number for number, spelling in V1_NUMBERS.items() if V1_TYPES.get(spelling) == type_name)
-        kind = encode_tag(fields.type, VARINT) + encode_varint(enum)
+        # A type that V1 has no number for, as Scale, goes unsaid: Caffe finds weights by the layer's name alone.
+        enums = [number for number, spelling in V1_NUMBERS.items() if V1_TYPES.get(spelling) == type_name]
+        kind = b"".join(encode_tag(fields.type, VARINT) + encode_varint(enum) for enum in enums)
     texts = [(fields.bottom, text) for text in bottoms] + [(fields.top, text) for text in tops]
     links = b"".join(encode_bytes(number, _utf8(text)) for number, text in texts)
     return encode_bytes(fields.name, _utf8(name)) + kind + links

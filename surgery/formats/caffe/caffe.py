@@ -16,6 +16,7 @@ from surgery.formats.caffe import (
     fold,
     join,
     meaning,
+    merge,
     network,
     shapes,
     sharing,
@@ -36,19 +37,22 @@ from surgery.model import (
     Facts,
     Fold,
     Memory,
+    Merge,
     Model,
     Node,
     PerChannel,
     Refusal,
     Reweigh,
     Runnable,
+    Share,
     Splice,
     placeholder,
 )
-from surgery.ops import Chain, FloatArray, Op
+from surgery.ops import Chain, FloatArray, Op, Scale, Stage
 
 MAX_COUNT = 2**31 - 1  # numbers in one blob
 _MADE = "was made by a cut; save the model and load that"
+_SCALES = "only scales each channel"
 
 
 class CaffeFormat:
@@ -60,7 +64,8 @@ class CaffeFormat:
         """Return the layer's operation, or why it has none that can be cut."""
         net: CaffeNet = model.native
         if isinstance(node.native, Made):
-            return net.cuts[node.native.origin].chain.ops[node.native.stage]
+            stage = _stage(net, node.native)
+            return Refusal(node.key, node.type, _SCALES) if isinstance(stage, Scale) else stage
         if node.key in net.reweighed:
             return net.reweighed[node.key]
         layer: Layer = node.native.layer
@@ -83,7 +88,8 @@ class CaffeFormat:
         """Return how a BatchNorm, Scale, Bias or BN scales and shifts each channel, or why it does not."""
         if node.type not in fold.SCALES:
             return None
-        result = _MADE if isinstance(node.native, Made) else fold.scale(model.native, node)
+        made = _stage(model.native, node.native) if isinstance(node.native, Made) else None
+        result = made if isinstance(made, Scale) else fold.scale(model.native, node)
         return Refusal(node.key, node.type, result) if isinstance(result, str) else PerChannel(result)
 
     def absorber(self, model: Model, node: Node) -> int | Refusal:
@@ -127,7 +133,7 @@ class CaffeFormat:
         return _runnable(net, {name: shape for name, shape in known.items() if shape is not None}, reason)
 
     def made(self, model: Model) -> Mapping[str, tuple[str, ...]]:
-        """Return the names of the layers that each cut layer became."""
+        """Return the names of the layers that each cut layer became, those that it shares with others included."""
         return {name: cut.names for name, cut in model.native.cuts.items()}
 
     def notes(self, model: Model) -> Sequence[str]:
@@ -158,6 +164,10 @@ class CaffeFormat:
 
 
 FORMAT = CaffeFormat()
+
+
+def _stage(net: CaffeNet, made: Made) -> Stage:
+    return net.cuts[made.origin].stages[made.stage]
 
 
 def _runnable(net: CaffeNet, inputs: Mapping[str, Shape], unready: str | None) -> Runnable:
@@ -281,14 +291,65 @@ def _each(edit: Callable[[Model, Any], Model]) -> Callable[[Model, Sequence[Any]
 
 def _splice(model: Model, change: Splice) -> Model:
     node, net = model.node(change.key), model.native
+    layer = _whole(net, node)
+    if any(isinstance(stage, Scale) for stage in change.chain.ops):
+        _check_scales(layer)
+    names = spelling.stems(layer.name, _taken(net), len(change.chain.ops))
+    return _with_cut(model, node, Cut(change.chain.ops, tuple(names)))
+
+
+def _taken(net: CaffeNet) -> Callable[[str], bool]:
+    made = {name for cut in net.cuts.values() for name in cut.names}
+    return lambda name: name in net.taken or name in made
+
+
+def _share(model: Model, change: Share) -> Model:
+    """Put the stem before the first of the nodes, and each head in the place of its node."""
+    heads = dict(zip(change.keys, change.heads, strict=True))
+    nodes = [node for node in model.nodes if node.key in heads]
+    layers = [_whole(model.native, node) for node in nodes]
+    reason = sharing.stem_refusal(model, nodes, layers)
+    if reason:
+        raise ModelError(
+            f"{nodes[0].key}: cannot share factors with {', '.join(node.key for node in nodes[1:])}: {reason}"
+        )
+    if any(isinstance(stage, Scale) for chain in (change.stem, *change.heads) for stage in chain.ops):
+        _check_scales(layers[0])
+    stem = spelling.shared_stems(layers[0].name, _taken(model.native), len(change.stem.ops))
+    for i, node in enumerate(nodes):
+        own = spelling.stems(node.key, _taken(model.native), len(heads[node.key].ops))
+        stages = (*change.stem.ops, *heads[node.key].ops)
+        model = _with_cut(model, node, Cut(stages, (*stem, *own), len(stem) if i else 0))
+    return model
+
+
+def _whole(net: CaffeNet, node: Node) -> Layer:
+    """Return the layer of a node that nothing was done to; raises ModelError."""
     if isinstance(node.native, Made):
         raise ModelError(f"{node.key}: was made by a cut; save the model and cut that, or merge first")
+    if node.key in net.reweighed:
+        raise ModelError(f"{node.key}: has other weights already; save the model and cut that")
     layer: Layer = node.native.layer
-    made = {name for cut in net.cuts.values() for name in cut.names}
-    names = spelling.stems(layer.name, lambda name: name in net.taken or name in made, len(change.chain.ops))
-    links = spelling.links(layer, names)
-    nodes = [Node(x.name, layer.type, x.bottoms, x.tops, Made(layer.name, i)) for i, x in enumerate(links)]
-    cut = Cut(change.chain, tuple(names))
+    return layer
+
+
+def _check_scales(layer: Layer) -> None:
+    """Raise ModelError where no Scale layer can stand between the layers that a layer becomes."""
+    if layer.generation != 2:
+        advice = "`surgery upgrade` the model first, or cut with form=folded"
+        raise ModelError(f"{layer.name}: a Scale is to stand between its factors, which V1 lacks; {advice}")
+    if len(layer.tops) > 1:
+        advice = "a Scale between its factors has one; cut with form=folded"
+        raise ModelError(f"{layer.name}: has {len(layer.tops)} tops, but {advice}")
+
+
+def _with_cut(model: Model, node: Node, cut: Cut) -> Model:
+    """Return the model with what a node became in its place."""
+    layer, net = node.native.layer, model.native
+    links = list(enumerate(spelling.links(layer, cut.names)))[cut.shared :]
+    nodes = [
+        Node(x.name, spelling.type_of(layer, cut.stages[i]), x.bottoms, x.tops, Made(layer.name, i)) for i, x in links
+    ]
     return replace(model.replaced({node.key: nodes}), native=replace(net, cuts={**net.cuts, layer.name: cut}))
 
 
@@ -296,12 +357,13 @@ def _reweigh(model: Model, change: Reweigh) -> Model:
     key, op = change.key, change.op
     node, net = model.node(key), model.native
     if isinstance(node.native, Made):
-        cut = net.cuts[node.native.origin]
-        ops = tuple(op if i == node.native.stage else old for i, old in enumerate(cut.chain.ops))
-        changed = replace(net, cuts={**net.cuts, node.native.origin: replace(cut, chain=Chain(ops))})
-    else:
-        changed = replace(net, reweighed={**net.reweighed, key: op})
-    return replace(model, native=changed)
+        origin, stage = node.native.origin, node.native.stage
+        changed = replace(net, cuts={**net.cuts, origin: net.cuts[origin].with_op(stage, op)})
+        return replace(model, native=changed)
+    old = model.format.lift(model, node)
+    if not isinstance(old, Refusal) and (old.bias is None) != (op.bias is None):
+        return _splice(model, Splice(key, Chain((op,))))
+    return replace(model, native=replace(net, reweighed={**net.reweighed, key: op}))
 
 
 def _restructured(model: Model, net: CaffeNet) -> Model:
@@ -320,6 +382,10 @@ def _extract(model: Model, change: Extract) -> Model:
     return _restructured(model, extract.extracted(_uncut(model), model.nodes, change))
 
 
+def _merge(model: Model, changes: Sequence[Merge]) -> Model:
+    return _restructured(model, merge.merged(_uncut(model), {node.key: node for node in model.nodes}, changes))
+
+
 def _fold(model: Model, changes: Sequence[Fold]) -> Model:
     return _restructured(model, fold.folded(_uncut(model), {node.key: node for node in model.nodes}, changes))
 
@@ -330,8 +396,10 @@ def _convolve(model: Model, change: Convolve) -> Model:
 
 _EDITS: dict[type, Callable[[Model, Sequence[Any]], Model]] = {
     Splice: _each(_splice),
+    Share: _each(_share),
     Reweigh: _each(_reweigh),
     Extract: _each(_extract),
+    Merge: _merge,
     Fold: _fold,
     Convolve: _each(_convolve),
 }

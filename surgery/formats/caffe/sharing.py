@@ -1,11 +1,15 @@
-"""Why a layer cannot change alone: others depend on its weights, by a shared name or by its own."""
+"""Why a layer cannot change alone, where others depend on its weights, or not together with others."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
+from surgery.formats.caffe import spelling
 from surgery.formats.caffe.net import CaffeNet
 from surgery.formats.caffe.network import Layer
+from surgery.formats.wiring import Wiring
+from surgery.model import Model, Node
 
 
 def refusal(net: CaffeNet, layer: Layer) -> str | None:
@@ -20,6 +24,22 @@ def refusal(net: CaffeNet, layer: Layer) -> str | None:
     for twin in twins:
         if _geometry(twin) != _geometry(layer):
             return "a layer of the same name in another phase has other parameters"
+    return None
+
+
+def stem_refusal(model: Model, nodes: Sequence[Node], layers: Sequence[Layer]) -> str | None:
+    """Return why layers, in running order, cannot read the result of one layer before the first of them, or None."""
+    first = layers[0]
+    stranger = Wiring(model.nodes).stranger([node.key for node in nodes])
+    if stranger is not None:
+        return f"'{stranger}' does not read the value that '{first.name}' reads"
+    for layer in layers:
+        if layer.type != first.type or len(layer.bottoms) != 1:
+            return f"'{layer.name}' ({layer.type}, {len(layer.bottoms)} bottoms) is not one {first.type} of one bottom"
+        if len(model.native.by_name[layer.name]) > 1:
+            return f"another layer has the name '{layer.name}'"
+        if spelling.states(layer) != spelling.states(first):
+            return f"'{layer.name}' runs in another phase, level or stage than '{first.name}'"
     return None
 
 

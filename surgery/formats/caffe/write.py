@@ -24,8 +24,7 @@ def prototxt(net: CaffeNet) -> str:
         start = layer.field.start
         margin = source[source.rfind("\n", 0, start) + 1 : start]
         indent = margin if not margin.strip() else ""
-        made = spelling.blocks(layer, cut.chain, spelling.links(layer, cut.names), newline, indent)
-        splices.append(Splice(start, layer.field.end, made))
+        splices.append(Splice(start, layer.field.end, spelling.blocks(layer, cut, newline, indent)))
     return text.spliced(source, splices)
 
 
@@ -48,15 +47,16 @@ def _new_layers(net: CaffeNet, name: str, cut: Cut, index: int) -> Sequence[bina
     assert net.weights is not None
     layer = next(layer for layer in net.active if layer.name == name)
     generation, legacy = net.weights.generation(index), net.weights.is_legacy(index)
+    made = list(zip(cut.stages, spelling.links(layer, cut.names), strict=True))
     return [
         binary.NewLayer(
             link.name,
-            binary.head(link.name, layer.type, link.bottoms, link.tops, generation),
+            binary.head(link.name, spelling.type_of(layer, stage), link.bottoms, link.tops, generation),
             generation,
-            (op.weight,) if op.bias is None else (op.weight, op.bias),
+            spelling.blobs(stage),
             legacy,
         )
-        for op, link in zip(cut.chain.ops, spelling.links(layer, cut.names), strict=True)
+        for stage, link in made[cut.shared :]
     ]
 
 

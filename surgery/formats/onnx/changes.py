@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from surgery.errors import ModelError
 from surgery.formats.onnx import encode, spelling
 from surgery.formats.onnx.constants import Constant
 from surgery.formats.onnx.graph import Graph, OnnxNode
 from surgery.formats.onnx.meaning import Lifted, reweighed
 from surgery.formats.onnx.net import OnnxNet
+from surgery.formats.onnx.rework import Sweep
 from surgery.formats.onnx.spelling import Weight
 from surgery.formats.onnx.store import Store
 from surgery.formats.onnx.write import Message, tensor_parts
@@ -38,45 +38,41 @@ class Changes:
     store: Store | None
     all_outside: bool = False
     fields: dict[Record, list[Part]] = field(default_factory=dict)
-    _gone: set[str] = field(default_factory=set)
-    _removed: list[OnnxNode] = field(default_factory=list)
+    _lost: dict[OnnxNode, set[str]] = field(default_factory=dict)
+    _kept: set[str] = field(default_factory=set)
 
-    def put_nodes(self, node: OnnxNode, nodes: Iterable[Message]) -> None:
-        """Put nodes in the place of one."""
+    def put_nodes(self, node: OnnxNode, nodes: Iterable[Message], addends: Collection[str]) -> None:
+        """Put nodes in the place of one; they add the tensors `addends`."""
         self.fields[node.record] = list(nodes)
+        self._lost.setdefault(node, set()).update({*node.inputs[2:]} - {"", *addends})
 
-    def replace_weight(self, old: Constant, new: Sequence[Weight]) -> None:
-        """Put tensors in the place of one that only the changed node reads, in the form that the old one has.
+    def replace_weight(self, node: OnnxNode, old: Constant, new: Sequence[Weight]) -> None:
+        """Put tensors in the place of one that only `node` reads, in the form that the old one has.
 
         An initializer becomes initializers, inputs too where the old one is an input below IR 4; a Constant or a
         ConstantOfShape becomes Constants. So do views of a tensor that others read: it stays.
         """
-        names = {old.name}
         last = old.views[-1].node if old.views else old.node
-        if last is not None:
-            self._removed.append(last)
-            self.fields[last.record] = []
         if old.node is None and self._is_own(old):
             assert old.tensor is not None
             outside = self.store is not None and (old.tensor.external is not None or self.all_outside)
             self.fields[old.tensor.record] = [self._initializer(w, old.data_type, outside=outside) for w in new]
             self._replace_input(old, new)
-            names.add(old.root)
         else:
             place = old.node if old.node is not None and self._is_own(old) else last
             assert place is not None
             self.fields[place.record] = [self._constant_node(weight, old.data_type) for weight in new]
-        self._gone |= names - {weight.name for weight in new}
+        self._lost.setdefault(node, set()).add(old.name)
+        self._kept |= {weight.name for weight in new}
 
     def finish(self) -> dict[Record, list[Part]]:
-        """Return all replacements: also what only removed nodes needed goes, and what is said of tensors that are gone.
+        """Return all replacements: also what is no longer read goes, and what is said of tensors that are gone.
 
         Data in other files comes along into the data file.
         """
-        self._drop_unread()
-        for info in self.graph.value_info:
-            if info.name in self._gone:
-                self.fields.setdefault(info.record, [])
+        outputs = {info.name for info in self.graph.outputs}
+        for record, nothing in Sweep(self.graph, outputs, self._lost, set()).fields(self._kept).items():
+            self.fields.setdefault(record, nothing)
         if self.store is not None:
             self._move(self.store)
         return self.fields
@@ -110,27 +106,6 @@ class Changes:
             assert old.tensor is not None
             self.fields[old.tensor.record] += wanted
 
-    def _drop_unread(self) -> None:
-        """Drop what only nodes that are gone read: shapes of ConstantOfShape nodes, what a view was of."""
-        graph = self.graph
-        outputs = {info.name for info in graph.outputs}
-        removed = {node.index for node in self._removed}
-        queue = list(self._removed)
-        while queue:
-            for name in filter(None, queue.pop().inputs):
-                if name in outputs or any(user.index not in removed for user in graph.users[name]):
-                    continue
-                maker = graph.makers.get(name)
-                if maker is not None and maker.index not in removed:
-                    removed.add(maker.index)
-                    queue.append(maker)
-                record = maker.record if maker is not None else graph.initializers[name].record
-                self.fields.setdefault(record, [])
-                for info in graph.listed:
-                    if info.name == name:
-                        self.fields.setdefault(info.record, [])
-                self._gone.add(name)
-
     def _move(self, store: Store) -> None:
         replaced = sorted((record.start, record.end) for record in self.fields)
         for tensor in (*self.graph.initializers.values(), *self.graph.nested):
@@ -147,18 +122,16 @@ def made(net: OnnxNet, store: Store | None, *, all_outside: bool) -> Changes:
     for key, cut in net.cuts.items():
         _cut(changes, net, key, cut)
     for key, op in net.reweighed.items():
-        _reweigh(changes, key, net.original(key), op)
+        _reweigh(changes, net.file.keys[key], net.original(key), op)
     return changes
 
 
 def _cut(changes: Changes, net: OnnxNet, key: str, cut: Cut) -> None:
     node, old, links = net.file.keys[key], net.original(key), net.links(key, cut)
-    changes.replace_weight(old.weight, spelling.weights(old, cut.chain, links))
-    changes.put_nodes(node, spelling.nodes(net.graph, node, old, cut.chain, links))
+    changes.replace_weight(node, old.weight, spelling.weights(old, links[cut.shared :]))
+    changes.put_nodes(node, spelling.nodes(net.graph, node, old, cut), {link.addend for link in links})
 
 
-def _reweigh(changes: Changes, key: str, old: Lifted, op: Op) -> None:
+def _reweigh(changes: Changes, node: OnnxNode, old: Lifted, op: Op) -> None:
     array = reweighed(old, op).astype(old.weight.array().dtype, copy=False)
-    changes.replace_weight(old.weight, [Weight(old.weight.name, array)])
-    if not spelling.same(op.bias, old.op.bias):
-        raise ModelError(f"{key}: its bias is to change, which is not written yet; only its weights can")
+    changes.replace_weight(node, old.weight, [Weight(old.weight.name, array)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -88,21 +88,24 @@ class OnnxNet:
         """The file's graph, as it was read."""
         return self.file.graph
 
-    def cut(self, key: str, chain: Chain) -> Cut:
-        """Return the cut that puts `chain` in the place of a node, with free names."""
+    def cut(self, key: str, chain: Chain, stem: Sequence[str] = ()) -> Cut:
+        """Return the cut that puts `chain` in the place of a node, with free names behind those of its `stem`."""
         from surgery.formats.onnx import spelling
 
-        made = {name for cut in self.cuts.values() for name in cut.names}
-        names = spelling.stems(
-            self.file.keys[key], lambda name: name in self.file.taken or name in made, len(chain.ops)
-        )
-        return Cut(chain, tuple(names))
+        node = self.file.keys[key]
+        stages = spelling.stages(self.graph, node, self.original(key), chain)
+        names = spelling.stems(node, key, self.is_taken, len(stages) - len(stem))
+        return Cut(stages, (*stem, *names))
+
+    def is_taken(self, name: str) -> bool:
+        """Return whether something in the file, or that a cut made, has a name."""
+        return name in self.file.taken or any(name in cut.names for cut in self.cuts.values())
 
     def links(self, key: str, cut: Cut) -> list[Link]:
-        """Return the nodes that a cut makes."""
+        """Return the nodes of a cut, those of other nodes that it shares included."""
         from surgery.formats.onnx import spelling
 
-        return spelling.links(self.graph, self.file.keys[key], self.original(key), cut.chain, cut.names)
+        return spelling.links(self.graph, self.file.keys[key], self.original(key), cut)
 
     def original(self, key: str) -> Lifted:
         """Return what a node that an edit names computed before; raises ModelError where it cannot be cut."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from surgery.errors import ModelError
 from surgery.formats.cuts import Cut, Made
-from surgery.formats.onnx import convolve, costs, extract, fold, graph, save, scales
+from surgery.formats.onnx import convolve, costs, extract, fold, graph, merge, save, scales, sharing, spelling
 from surgery.formats.onnx.constants import FLOATS, is_constant
 from surgery.formats.onnx.net import OnnxFile, OnnxNet
 from surgery.formats.onnx.shapes import unbounded
@@ -23,6 +23,7 @@ from surgery.model import (
     Facts,
     Fold,
     Memory,
+    Merge,
     Model,
     Node,
     PerChannel,
@@ -30,11 +31,13 @@ from surgery.model import (
     Reweigh,
     Runnable,
     Shape,
+    Share,
     Splice,
 )
-from surgery.ops import Chain, Op
+from surgery.ops import Chain, Op, Scale, Stage
 
 _MADE = "was made by a cut; save the model and load that"
+_SCALES = "only scales each channel"
 
 
 class OnnxFormat:
@@ -46,7 +49,8 @@ class OnnxFormat:
         """Return the node's operation, or why it has none that can be cut."""
         net: OnnxNet = model.native
         if isinstance(node.native, Made):
-            return net.cuts[node.native.origin].chain.ops[node.native.stage]
+            stage = _stage(net, node.native)
+            return Refusal(node.key, node.type, _SCALES) if isinstance(stage, Scale) else stage
         if node.key in net.reweighed:
             return net.reweighed[node.key]
         result = net.file.lifted(node.key)
@@ -60,7 +64,10 @@ class OnnxFormat:
 
     def scale(self, model: Model, node: Node) -> PerChannel | Refusal | None:
         """Return how a BatchNormalization, or arithmetic with a constant, scales each channel, or why it does not."""
-        result = None if isinstance(node.native, Made) else scales.scale(model.native, node.native)
+        if isinstance(node.native, Made):
+            stage = _stage(model.native, node.native)
+            return PerChannel(stage) if isinstance(stage, Scale) else None
+        result = scales.scale(model.native, node.native)
         return Refusal(node.key, node.type, result) if isinstance(result, str) else result
 
     def absorber(self, model: Model, node: Node) -> int | Refusal:
@@ -119,7 +126,7 @@ class OnnxFormat:
         return Runnable(known, "TEST", 0, (), reason)
 
     def made(self, model: Model) -> Mapping[str, tuple[str, ...]]:
-        """Return the names of the nodes that each cut node became."""
+        """Return the names of the nodes that each cut node became, those that it shares with others included."""
         return {key: cut.names for key, cut in model.native.cuts.items()}
 
     def notes(self, model: Model) -> Sequence[str]:
@@ -136,6 +143,10 @@ class OnnxFormat:
 
 
 FORMAT = OnnxFormat()
+
+
+def _stage(net: OnnxNet, made: Made) -> Stage:
+    return net.cuts[made.origin].stages[made.stage]
 
 
 def load(path: Path, input_shapes: Mapping[str, Shape] | None = None) -> Model:
@@ -184,26 +195,52 @@ def _example(name: str, sizes: tuple[int | str | None, ...] | None) -> str:
 
 
 def _splice(model: Model, change: Splice) -> Model:
-    node, net = model.node(change.key), model.native
-    if isinstance(node.native, Made):
-        raise ModelError(f"{node.key}: was made by a cut; save the model and cut that, or merge first")
-    if node.key in net.reweighed:
-        raise ModelError(f"{node.key}: has other weights already; save the model and cut that")
-    cut = net.cut(node.key, change.chain)
-    links = net.links(node.key, cut)
-    nodes = [Node(x.name, x.type, x.inputs, (x.output,), Made(node.key, i)) for i, x in enumerate(links)]
-    return replace(model.replaced({node.key: nodes}), native=replace(net, cuts={**net.cuts, node.key: cut}))
+    _check_whole(model, change.key)
+    return _with_cut(model, change.key, model.native.cut(change.key, change.chain))
+
+
+def _check_whole(model: Model, key: str) -> None:
+    """Raise ModelError where something was done to a node already."""
+    if isinstance(model.node(key).native, Made):
+        raise ModelError(f"{key}: was made by a cut; save the model and cut that, or merge first")
+    if key in model.native.reweighed:
+        raise ModelError(f"{key}: has other weights already; save the model and cut that")
+
+
+def _with_cut(model: Model, key: str, cut: Cut) -> Model:
+    """Return the model with what a node became in its place."""
+    net: OnnxNet = model.native
+    links = list(enumerate(net.links(key, cut)))[cut.shared :]
+    nodes = [Node(x.name, x.type, x.inputs, (x.output,), Made(key, i)) for i, x in links]
+    return replace(model.replaced({key: nodes}), native=replace(net, cuts={**net.cuts, key: cut}))
+
+
+def _share(model: Model, change: Share) -> Model:
+    """Put the stem before the first of the nodes, and each head in the place of its node."""
+    heads = dict(zip(change.keys, change.heads, strict=True))
+    keys = [node.key for node in model.nodes if node.key in heads]
+    for key in keys:
+        _check_whole(model, key)
+    reason = sharing.refusal(model, keys)
+    if reason:
+        raise ModelError(f"{keys[0]}: cannot share factors with {', '.join(keys[1:])}: {reason}")
+    net: OnnxNet = model.native
+    stem = spelling.shared_stems(net.file.keys[keys[0]], net.is_taken, len(change.stem.ops))
+    for i, key in enumerate(keys):
+        cut = model.native.cut(key, Chain((*change.stem.ops, *heads[key].ops)), stem)
+        model = _with_cut(model, key, replace(cut, shared=len(stem) if i else 0))
+    return model
 
 
 def _reweigh(model: Model, change: Reweigh) -> Model:
     node, net = model.node(change.key), model.native
     if isinstance(node.native, Made):
-        old = net.cuts[node.native.origin]
-        ops = tuple(change.op if i == node.native.stage else op for i, op in enumerate(old.chain.ops))
-        changed = replace(net, cuts={**net.cuts, node.native.origin: Cut(Chain(ops), old.names)})
-    else:
-        changed = replace(net, reweighed={**net.reweighed, node.key: change.op})
-    return replace(model, native=changed)
+        origin, stage = node.native.origin, node.native.stage
+        changed = replace(net, cuts={**net.cuts, origin: net.cuts[origin].with_op(stage, change.op)})
+        return replace(model, native=changed)
+    if not spelling.same(change.op.bias, net.original(node.key).op.bias):
+        return _splice(model, Splice(node.key, Chain((change.op,))))
+    return replace(model, native=replace(net, reweighed={**net.reweighed, node.key: change.op}))
 
 
 def _uncut(model: Model) -> OnnxNet:
@@ -225,8 +262,10 @@ def _each(edit: Callable[[Model, Any], Model]) -> Callable[[Model, Sequence[Any]
 
 _EDITS: dict[type, Callable[[Model, Sequence[Any]], Model]] = {
     Splice: _each(_splice),
+    Share: _each(_share),
     Reweigh: _each(_reweigh),
     Extract: _each(lambda model, change: _model(extract.extracted(_uncut(model), change))),
     Fold: lambda model, changes: _model(fold.folded(_uncut(model), changes)),
+    Merge: lambda model, changes: _model(merge.merged(_uncut(model), changes)),
     Convolve: _each(lambda model, change: _model(convolve.convolved(_uncut(model), change.keys))),
 }

@@ -139,7 +139,7 @@ def added(graph: Graph, fields: dict[Record, list[Part]], new: Sequence[Numbers]
     last = tensors[-1].record if tensors else graph.nodes[0].record
     tail = (graph.listed or graph.nodes)[-1].record
     for made in new:
-        array = made.array.astype(FLOATS[made.data_type], copy=False)
+        array = made.array.astype(FLOATS.get(made.data_type, made.array.dtype), copy=False)
         tensor = Message(INITIALIZER, write.tensor_parts(made.name, array, made.data_type))
         fields[last] = [*fields.get(last, [write.kept(last)]), tensor]
         if graph.ir_version < 4:

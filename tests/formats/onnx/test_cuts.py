@@ -11,15 +11,21 @@ import onnx
 import pytest
 
 from surgery import formats
+from surgery.errors import ModelError
 from surgery.factor import METHODS
-from surgery.model import Model, Refusal, Reweigh, Splice
-from surgery.ops import Conv2d, Linear, Op, collapse
+from surgery.model import Model, PerChannel, Refusal, Reweigh, Splice
+from surgery.ops import Chain, Conv2d, Linear, Op, collapse
 from surgery.survey import survey
+from tests.chains import corrected, full, scaled
 from tests.formats.onnx.engine import check, distance, random, run, stated
 from tests.onnx_nets import node
 from tests.onnx_nets import tiny as unstated
 
 ROUNDING = 2e-6  # Some ten sums of at most 200 float32 terms, each about eps = 1.2e-7 off.
+
+
+# One method for each way to part kernel, stride, padding and channels among nodes.
+TEMPLATES = ("svd", "svd-channel", "svd-spatial", "tucker2")
 
 
 def tiny(*args: Any, **named: Any) -> Path:
@@ -44,13 +50,13 @@ def saved(model: Model, folder: Path) -> tuple[Path, ...]:
 
 
 def check_cuts(path: Path, key: str, inputs: Mapping[str, np.ndarray], folder: Path) -> set[str]:
-    """Cut a node at full rank by every method that takes it; return the methods' names."""
+    """Cut a node at full rank by every one of `TEMPLATES` that takes it; return their names."""
     model = formats.load([path])
     op, wanted = lifted(model, key), run(path, inputs)
     site = next(entry for entry in survey(model).entries if getattr(entry, "key", "") == key)
     assert not isinstance(site, Refusal)
     assert site.macs(op) == site.facts.macs
-    used = {name for name, method in METHODS.items() if method.refusal(op) is None}
+    used = {name for name in TEMPLATES if METHODS[name].refusal(op) is None}
     for name in used:
         changed = cut(model, key, name)
         file = saved(changed, folder)[0]
@@ -62,8 +68,8 @@ def check_cuts(path: Path, key: str, inputs: Mapping[str, np.ndarray], folder: P
     return used
 
 
-def chain(changed: Model, key: str) -> Any:
-    return changed.native.cuts[key].chain
+def chain(changed: Model, key: str) -> Chain:
+    return Chain(changed.native.cuts[key].stages)
 
 
 def check_read_back(changed: Model, again: Model, key: str) -> None:
@@ -198,6 +204,108 @@ def test_float64_weights_are_cut_in_float64(tmp_path: Path) -> None:
     file = saved(cut(formats.load([path]), "fc", "svd"), tmp_path / "out")[0]
     check(file)
     assert distance(run(path, feed)["y"], run(file, feed)["y"]) < 1e-14
+
+
+# What stands in the file -> the node's type, its weights, what it adds, the opset.
+LINEAR: dict[str, tuple[str, dict[str, tuple[int, ...]], str, int]] = {
+    "Conv": ("Conv", {"w": (8, 4, 3, 3), "b": (8,)}, "w b", 13),
+    "Conv without bias": ("Conv", {"w": (8, 4, 3, 3)}, "w", 13),
+    "Conv, IR 3": ("Conv", {"w": (8, 4, 3, 3), "b": (8,)}, "w b", 9),
+    "Conv that adds what is computed": ("Conv", {"w": (8, 4, 3, 3), "b": (8,)}, "w c", 13),
+    "Gemm": ("Gemm", {"w": (7, 10), "b": (10,)}, "w b", 13),
+    "Gemm without addend": ("Gemm", {"w": (7, 10)}, "w", 13),
+    "Gemm that adds a matrix": ("Gemm", {"w": (7, 10), "b": (3, 10)}, "w b", 13),
+    "Gemm, opset 9": ("Gemm", {"w": (7, 10), "b": (10,)}, "w b", 9),
+    "MatMul": ("MatMul", {"w": (7, 10)}, "w", 13),
+}
+
+
+def linear(name: str, folder: Path, **attributes: Any) -> tuple[Path, dict[str, np.ndarray]]:
+    """Write a model of one node of `LINEAR`, named 'fc', between two others; return it and an input."""
+    kind, weights, reads, opset = LINEAR[name]
+    shape = (2, 4, 6, 5) if kind == "Conv" else (3, 7)
+    nodes = [node("Relu", "x", "r"), node(kind, f"r {reads}", "y", "fc", **attributes), node("Sigmoid", "y", "z")]
+    if reads.endswith("c"):
+        nodes.insert(0, node("Abs", "b", "c"))
+    path = tiny(folder, nodes, inputs={"x": shape}, outputs=["z", "y"], weights=random(**weights), opset=opset,
+                ir_version=3 if opset == 9 else 8)  # fmt: skip
+    return path, random(1, x=shape)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_scale_between_factors_becomes_a_mul_that_reads_back(name: str, tmp_path: Path) -> None:
+    path, feed = linear(name, tmp_path)
+    model = formats.load([path])
+    cut_by = scaled(full(lifted(model, "fc")))
+    changed = model.edit(Splice("fc", cut_by))
+    file = saved(changed, tmp_path / "out")[0]
+    check(file)
+    again = formats.load([file])
+    for output, value in run(path, feed).items():
+        assert distance(value, run(file, feed)[output]) < ROUNDING
+    first, scale, last = changed.format.made(changed)["fc"]
+    assert [again.node(key).type for key in (first, scale, last)][1] == "Mul"
+    for read in (changed, again):
+        meaning = read.format.scale(read, read.node(scale))
+        assert isinstance(meaning, PerChannel)
+        np.testing.assert_array_equal(meaning.scale.factor, cut_by.ops[1].factor)
+        assert isinstance(read.format.lift(read, read.node(scale)), Refusal)
+    facts = survey(again, ()).facts
+    assert sum(facts[key].params or 0 for key in (first, scale, last)) >= cut_by.weight_params
+    assert (facts[scale].params, facts[scale].macs) == (cut_by.ops[1].params, 0)
+
+
+def test_a_scale_below_opset_7_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    gemm = node("Gemm", "x w c", "y", "fc", broadcast=1, transB=1)
+    path = tiny(tmp_path, [gemm], inputs={"x": (3, 7)}, outputs=["y"], weights=random(w=(10, 7), c=(10,)), opset=6)
+    model = formats.load([path])
+    with pytest.raises(ModelError, match=r"opset 6 is too old; .* form=folded"):
+        model.edit(Splice("fc", scaled(full(lifted(model, "fc")))))
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_cut_may_bring_a_new_bias_and_the_reference_has_it_too(name: str, tmp_path: Path) -> None:
+    path, feed = linear(name, tmp_path)
+    model = formats.load([path])
+    op = lifted(model, "fc")
+    chain = corrected(full(op))
+    wanted = run(path, feed)["y"]
+    shift = np.asarray(chain.last.bias) - (0 if op.bias is None else op.bias)
+    wanted = wanted + (shift[:, None, None] if isinstance(op, Conv2d) else shift)
+    edits = {"cut": Splice("fc", chain), "reference": Reweigh("fc", collapse(chain, "float32"))}
+    for stem, edit in edits.items():
+        changed = model.edit(edit)
+        (file,) = changed.format.save(changed, tmp_path, stem)
+        check(file)
+        assert distance(wanted, run(file, feed)["y"]) < ROUNDING
+        graph = onnx.load(file).graph
+        read = {name for each in graph.node for name in each.input}
+        assert {tensor.name for tensor in graph.initializer} <= read, "an addend that nothing reads is left behind"
+        assert {info.name for info in graph.input} <= read
+        made = changed.format.made(changed)["fc"]
+        again = formats.load([file])
+        assert set(made) <= {each.key for each in again.nodes}
+
+
+def test_a_shared_bias_stays_for_the_others_when_one_changes(tmp_path: Path) -> None:
+    nodes = [node("Gemm", "x w b", "y", "fc"), node("Gemm", "x v b", "z", "other")]
+    path = tiny(tmp_path, nodes, inputs={"x": (3, 7)}, outputs=["y", "z"], weights=random(w=(7, 5), v=(7, 5), b=(5,)))
+    model = formats.load([path])
+    file = saved(model.edit(Splice("fc", corrected(full(lifted(model, "fc"))))), tmp_path / "out")[0]
+    feed = random(1, x=(3, 7))
+    np.testing.assert_array_equal(run(path, feed)["z"], run(file, feed)["z"])
+    assert distance(run(path, feed)["y"], run(file, feed)["y"]) > 0.1
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_chain_of_one_operation_keeps_name_and_output(name: str, tmp_path: Path) -> None:
+    path, feed = linear(name, tmp_path)
+    model = formats.load([path])
+    changed = model.edit(Splice("fc", Chain((lifted(model, "fc"),))))
+    file = saved(changed, tmp_path / "out")[0]
+    check(file)
+    assert changed.format.made(changed)["fc"] == ("fc",)
+    np.testing.assert_array_equal(run(path, feed)["y"], run(file, feed)["y"])
 
 
 def constant(name: str, array: np.ndarray) -> onnx.NodeProto:
