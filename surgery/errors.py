@@ -57,6 +57,17 @@ class PlanError(SurgeryError, ValueError):
 
 
 @dataclass(eq=False)
+class DataError(SurgeryError, ValueError):
+    """Calibration data, or what is said of how to read it, is not what the network needs."""
+
+    path: Path | str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}"
+
+
+@dataclass(eq=False)
 class ConversionError(SurgeryError):
     """Layers of a network have no equivalent in the other format; each reason names its layer."""
 

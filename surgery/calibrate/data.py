@@ -1,0 +1,249 @@
+"""Calibration data: pictures in a folder or a list, or arrays, read one by one as a network's inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from surgery.calibrate.preprocess import CHANNELS, Preprocess
+from surgery.errors import DataError
+from surgery.model import Shape
+from surgery.runtime.images import Pixels, check_opencv, decoded
+
+PICTURES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".pbm", ".tif", ".tiff", ".webp", ".jp2"))
+ARRAYS = frozenset((".npy", ".npz"))
+
+Array = npt.NDArray[Any]
+Blobs = dict[str, Array]
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """`count` images for a network.
+
+    `read` returns the inputs of image number i by name, each without its batch axis. `digest` is over all that they
+    are made from: the files' contents in order and the preprocessing; where the files lie does not count.
+    """
+
+    path: Path
+    count: int
+    digest: str
+    preprocess: Preprocess | None
+    read: Callable[[int], Blobs]
+
+    def batches(self, size: int) -> Iterator[Blobs]:
+        """Yield the inputs of `size` images at a time, the last ones in a smaller batch."""
+        for start in range(0, self.count, size):
+            images = [self.read(i) for i in range(start, min(start + size, self.count))]
+            yield {name: np.stack([image[name] for image in images]) for name in images[0]}
+
+
+def open_data(
+    path: Path,
+    inputs: Mapping[str, Shape],
+    given: Preprocess | None,
+    default: Callable[[], Preprocess | None],
+    limit: int | None = None,
+) -> Data:
+    """Return the data at `path` for a network with these inputs, of at most `limit` images, the first ones.
+
+    - A folder: its pictures, those of folders inside too, sorted by name.
+    - `.npy`, `.npz`: arrays named as the inputs are, or for a network of one input a single one, or one called
+      "images". They are taken as they are where they have an input's shape behind the axis of images; bytes
+      (images, height, width[, 3]), red first, are pictures.
+    - any other file: a list as Caffe's ImageData reads it, in each line a picture, seen from the list, and a label,
+      which is not used.
+
+    Pictures become inputs as `given` says, else as `default` returns, which is asked for pictures only. Raises
+    DataError.
+    """
+    if limit is not None and limit < 1:
+        raise DataError(path, f"limit is {limit}; expected at least 1 image")
+    if not inputs:
+        raise DataError(path, "the network has no input to be fed")
+    if path.is_dir():
+        return _pictures(path, _in_folder(path)[:limit], inputs, given or default())
+    if not path.is_file():
+        raise DataError(path, "no such file or folder")
+    if path.suffix.lower() not in ARRAYS:
+        return _pictures(path, _in_list(path)[:limit], inputs, given or default())
+    arrays = {name: array[:limit] for name, array in _named(path, _opened(path), inputs).items()}
+    counts = {len(array) for array in arrays.values()}
+    if len(counts) > 1:
+        raise DataError(path, f"its arrays have {' and '.join(map(str, sorted(counts)))} images; expected as many each")
+    if counts == {0}:
+        raise DataError(path, "holds no images")
+    # With a network that has channels last, bytes may be either: what is said of pictures decides.
+    if _are_ready(arrays, inputs) and not (given is not None and all(map(_is_picture, arrays.values()))):
+        return _inputs(path, arrays, given)
+    return _array_of_pictures(path, arrays, inputs, lambda: given or default())
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in PICTURES and path.is_file())
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def _in_list(path: Path) -> list[Path]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        expected = "a folder of pictures, .npy, .npz or a list of pictures"
+        raise DataError(path, f"is neither text nor an array; expected {expected}") from None
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        name, _, label = line.strip().rpartition(" ")
+        # Caffe's lines always end in a label; without one, all of the line is the name.
+        is_labelled = name and label.lstrip("+-").isdigit()
+        picture = path.parent / (name.strip() if is_labelled else line.strip())
+        if not picture.is_file():
+            raise DataError(f"{path}:{number}", f"no such picture: {picture}")
+        found.append(picture)
+    return found
+
+
+def _pictures(path: Path, files: Sequence[Path], inputs: Mapping[str, Shape], preprocess: Preprocess | None) -> Data:
+    if not files:
+        raise DataError(path, "holds no pictures")
+    how = _stated(path, preprocess)
+    name, shape = _only_input(path, inputs)
+    check_opencv()
+
+    def read(i: int) -> Blobs:
+        picture = decoded(files[i], channels=CHANNELS[how.channels])
+        ordered = picture[:, :, ::-1] if how.channels == "rgb" else picture
+        return {name: _fitting(how.apply(ordered, str(files[i])), shape, str(files[i]))}
+
+    return Data(path, len(files), _digest(how, (file.read_bytes() for file in files)), how, read)
+
+
+def _are_ready(arrays: Mapping[str, Array], inputs: Mapping[str, Shape]) -> bool:
+    return all(array.shape[1:] == inputs[name][1:] for name, array in arrays.items())
+
+
+def _is_picture(array: Array) -> bool:
+    return array.dtype == np.uint8 and (array.ndim == 3 or (array.ndim == 4 and array.shape[3] in (1, 3)))
+
+
+def _inputs(path: Path, arrays: Mapping[str, Array], given: Preprocess | None) -> Data:
+    if given is not None:
+        raise DataError(path, "holds the network's inputs as they are, not pictures; leave out --preprocess")
+
+    def read(i: int) -> Blobs:
+        for name, array in arrays.items():
+            if not np.isfinite(array[i]).all():
+                raise DataError(path, f"image {i} of '{name}' holds NaN or infinity")
+        return {name: np.asarray(array[i], np.float32) for name, array in arrays.items()}
+
+    return Data(path, len(next(iter(arrays.values()))), _digest(None, _contents(arrays)), None, read)
+
+
+def _array_of_pictures(
+    path: Path,
+    arrays: Mapping[str, Array],
+    inputs: Mapping[str, Shape],
+    preprocess: Callable[[], Preprocess | None],
+) -> Data:
+    name, shape = _only_input(path, inputs)
+    pictures = arrays[name]
+    if not _is_picture(pictures):
+        found = f"'{name}' is {pictures.dtype} of shape {pictures.shape}"
+        wanted = f"{(len(pictures), *shape[1:])}, or bytes (images, height, width[, 3])"
+        raise DataError(path, f"{found}; expected {wanted}")
+    how = _stated(path, preprocess())
+    channels = pictures.shape[3] if pictures.ndim == 4 else 1
+    if channels != CHANNELS[how.channels]:
+        raise DataError(path, f"its pictures have {channels} channels; channels is {how.channels}")
+
+    def read(i: int) -> Blobs:
+        picture: Pixels = np.asarray(pictures[i]).reshape(*pictures.shape[1:3], channels)
+        ordered = picture[:, :, ::-1] if how.channels == "bgr" else picture
+        label = f"{path}: image {i}"
+        return {name: _fitting(how.apply(ordered, label), shape, label)}
+
+    return Data(path, len(pictures), _digest(how, _contents(arrays)), how, read)
+
+
+def _opened(path: Path) -> Mapping[str, Array]:
+    """Return the file's arrays by name, a single one under ""."""
+    try:
+        if path.suffix.lower() == ".npy":
+            return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
+        # NumPy itself leaves a file open that is no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "pickle" in reason:
+            reason = "it holds objects, as arrays of ragged images do; expected numbers of one shape"
+        raise DataError(path, f"cannot be read: {reason}") from error
+
+
+def _named(path: Path, found: Mapping[str, Array], inputs: Mapping[str, Shape]) -> Mapping[str, Array]:
+    """Return the array for each input."""
+    arrays = {name: found[name] for name in inputs if name in found}
+    if not arrays and len(inputs) == 1:
+        chosen = list(found.values()) if len(found) == 1 else [found[name] for name in found if name == "images"]
+        arrays = dict(zip(inputs, chosen, strict=False))
+    missing = [name for name in inputs if name not in arrays]
+    if missing:
+        held = ", ".join(f"'{name}'" for name in found)
+        raise DataError(path, f"holds {held or 'nothing'}; expected an array for each input: {', '.join(inputs)}")
+    for name, array in arrays.items():
+        if array.dtype.kind not in "fiub" or not array.ndim:
+            raise DataError(path, f"'{name}' is {array.dtype} of shape {array.shape}; expected numbers, image by image")
+    return arrays
+
+
+def _stated(path: Path, preprocess: Preprocess | None) -> Preprocess:
+    if preprocess is None:
+        stated = "resize, crop, channels, mean and scale"
+        raise DataError(path, f"nothing says how pictures become the network's input; give --preprocess with {stated}")
+    return preprocess
+
+
+def _only_input(path: Path, inputs: Mapping[str, Shape]) -> tuple[str, Shape]:
+    if len(inputs) > 1:
+        raise DataError(
+            path, f"the network has several inputs; give an .npz with an array for each: {', '.join(inputs)}"
+        )
+    ((name, shape),) = inputs.items()
+    if len(shape) != 4:
+        raise DataError(path, f"the network's input '{name}' is {shape}, no picture; give an array of that shape")
+    return name, shape
+
+
+def _fitting(made: Array, shape: Shape, label: str) -> Array:
+    """Return what became of a picture (channels, height, width), channels last where the network has it so."""
+    for array in (made, made.transpose(1, 2, 0)):
+        if array.shape == shape[1:]:
+            return array
+    found, wanted = ("x".join(map(str, sizes)) for sizes in (made.shape, shape[1:]))
+    raise DataError(label, f"becomes {found} where the network takes {wanted}; see resize, crop and channels")
+
+
+def _contents(arrays: Mapping[str, Array]) -> Iterator[bytes]:
+    for name, array in arrays.items():
+        yield json.dumps([name, str(array.dtype), array.shape]).encode()
+        for image in array:
+            yield np.ascontiguousarray(image).tobytes()
+
+
+def _digest(preprocess: Preprocess | None, contents: Iterator[bytes]) -> str:
+    """Return the SHA-256 of the contents and of how they are read, wherever a mean's file lies."""
+    facts = {} if preprocess is None else preprocess.facts()
+    facts.pop("mean_file", None)
+    total = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for content in contents:
+        total.update(hashlib.sha256(content).digest())
+    return total.hexdigest()
