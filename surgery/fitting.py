@@ -1,0 +1,131 @@
+"""Cuts one layer, to its weights alone or to calibration data, and measures what the data say of the result.
+
+With data the steps are, each in the units of the values that the network goes on with (behind BatchNorm and Scale):
+
+    fold the scale in -> choose the ridge -> factor (in the metric of the data, where the method heeds one) and centre
+    the bias -> where asked refit the stages that are free, then the last one for a ReLU behind it -> fold the scale out
+
+Of the results after each step the one with the smallest error on positions that no fit has seen is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from surgery.factor.base import Fit, Method, Rank
+from surgery.factor.refit import refit as refit_stages
+from surgery.factor.refit import relative_error
+from surgery.factor.refit_relu import refit_behind_relu
+from surgery.factor.response import needs_data
+from surgery.factor.responses import error_behind_relu, response_error
+from surgery.factor.ridge import best_ridge
+from surgery.factor.solver import stored_dtype
+from surgery.factor.statistics import Statistics, centred, target
+from surgery.ops import Chain, Op, Scale
+
+# Channels that a scale makes smaller than this against its largest are below float32's rounding of their sum.
+SMALLEST_FACTOR = float(np.finfo(np.float32).eps)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Fitted:
+    """A layer cut, and what is known of it.
+
+    Attributes:
+        fit: the chain; its error is that of the weight against the layer's own.
+        response_error: ||y - ŷ|| / ||y - mean(y)|| over held-out positions, y what the network wants behind the layer
+            and, where they follow, its scale and its ReLU; None without data.
+        refitted: whether stages were refitted to the data after the method was done.
+        recentred: whether the bias was moved to make up for the mean of what is missed.
+        ridge: what the covariance of the inputs was raised by, relative to its mean eigenvalue; None without data.
+    """
+
+    fit: Fit
+    response_error: float | None = None
+    refitted: bool = False
+    recentred: bool = False
+    ridge: float | None = None
+
+
+def fit(
+    op: Op, method: Method, rank: Rank, statistics: Statistics | None, *, refit: bool = False, seed: int = 0
+) -> Fitted:
+    """Return `op` cut at `rank`, fitted to the data where there are any; raises PlanError as the method does.
+
+    `refit` refits all stages that the method leaves free, which needs data.
+    """
+    if statistics is None:
+        return Fitted(method.factor(op, rank, seed=seed))
+    if statistics.scale is None:
+        return _fit(op, method, rank, statistics, refit=refit, seed=seed)
+    scale = _invertible(statistics.scale, op.out_channels)
+    fitted = _fit(_behind(op, scale), method, rank, _folded(statistics, scale), refit=refit, seed=seed)
+    if len(fitted.fit.chain.ops) - 1 in fitted.fit.bound:
+        # The last stage may not take other numbers, so nothing can be folded out of it.
+        unscaled = replace(statistics, scale=None, relu=False)
+        return _fit(op, method, rank, unscaled, refit=refit, seed=seed)
+    last = _behind(fitted.fit.chain.last, Scale(1 / scale.factor, -scale.shift / scale.factor))
+    bias = last.bias if fitted.recentred else op.bias
+    chain = Chain((*fitted.fit.chain.ops[:-1], replace(last, bias=bias)))
+    return replace(fitted, fit=replace(fitted.fit, chain=chain, relative_error=relative_error(chain, op)))
+
+
+def _fit(op: Op, method: Method, rank: Rank, data: Statistics, *, refit: bool, seed: int) -> Fitted:
+    """Return the fit in the units of the data, whatever scale may follow: of all trials the best on held-out data."""
+    trials = list(_trials(op, method, rank, data, refit=refit, seed=seed))
+    best, error = trials[-1], None
+    if len(data.held_out):
+        measure = error_behind_relu if data.relu else response_error
+        errors = [measure(trial.fit.chain, data.held_out) for trial in trials]
+        error = min(errors)
+        best = trials[errors.index(error)]
+    own = replace(best.fit, relative_error=relative_error(best.fit.chain, op))
+    return replace(best, fit=own, response_error=error)
+
+
+def _trials(op: Op, method: Method, rank: Rank, data: Statistics, *, refit: bool, seed: int) -> Iterator[Fitted]:
+    """Yield a fit after each step, from the weights alone to all that was asked for."""
+    if needs_data(method):
+        ridge = best_ridge(method.blind(op, rank), op, data)
+        yield Fitted(method.factor_to(*target(op, data, ridge), rank, data), recentred=True, ridge=ridge)
+        return
+    found = method.factor(op, rank, seed=seed)
+    ridge = best_ridge(found.chain, op, data)
+    yield Fitted(found, ridge=ridge)
+    wanted, metric = target(op, data, ridge)
+    if method.uses_metric or wanted is not op:
+        found = method.factor(wanted, rank, metric=metric if method.uses_metric else None, seed=seed)
+    yield Fitted(replace(found, chain=centred(found.chain, data.moments)), recentred=True, ridge=ridge)
+    if not refit:
+        return
+    free = set(range(len(found.chain.ops))) - found.bound
+    chain = centred(refit_stages(found.chain, free, wanted, metric), data.moments)
+    yield Fitted(replace(found, chain=chain), refitted=True, recentred=True, ridge=ridge)
+    if data.relu and max(free, default=-1) == len(chain.ops) - 1 and len(data.samples):
+        chain = refit_behind_relu(chain, data, ridge)
+        yield Fitted(replace(found, chain=chain), refitted=True, recentred=True, ridge=ridge)
+
+
+def _invertible(scale: Scale, channels: int) -> Scale:
+    """Return the scale for that many channels, without those that it all but removes: they stay as they are."""
+    factor, shift = (np.broadcast_to(part, channels) for part in (scale.factor, scale.shift))
+    kept = np.abs(factor) > SMALLEST_FACTOR * np.abs(factor).max()
+    return Scale(np.where(kept, factor, 1.0), np.where(kept, shift, 0.0))
+
+
+def _folded(statistics: Statistics, scale: Scale) -> Statistics:
+    """Return the statistics with the wanted outputs as they are behind the scale."""
+    samples, held = (
+        replace(some, y=scale.apply(some.y).astype(np.float32)) for some in (statistics.samples, statistics.held_out)
+    )
+    moments = statistics.moments.scaled(scale)
+    return replace(statistics, moments=moments, samples=samples, held_out=held, scale=None)
+
+
+def _behind(op: Op, scale: Scale) -> Op:
+    """Return the layer with the scale behind it taken in."""
+    weight, bias = scale.absorbed(op.weight, op.bias, op.out_channels, stored_dtype(op.weight))
+    return replace(op, weight=weight, bias=bias)
