@@ -50,10 +50,12 @@ def test_it_is_large_enough_to_be_worth_cutting() -> None:
     assert f"{facts['totals']['params']:,} parameters" in (DIGITS / "card.md").read_text(encoding="utf-8")
 
 
-def test_the_held_back_digits_are_every_fourth_of_the_data_set() -> None:
+def test_held_back_and_calibration_digits_are_every_fourth_of_the_data_set() -> None:
     digits = pytest.importorskip("sklearn.datasets").load_digits()
     np.testing.assert_array_equal(HELD_BACK["images"], digits.images[::4])
     np.testing.assert_array_equal(HELD_BACK["labels"], digits.target[::4])
+    calibration = np.load(DIGITS / "calibration.npz")["data"]
+    np.testing.assert_array_equal(calibration, digits.images[2::4, None].astype(np.float32) / 16)
 
 
 @pytest.mark.parametrize("name", ENGINES)
