@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -11,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from measuring import CACHE, ROOT, Measured, measure
+import environments
+from measuring import ROOT, Measured, measure
 
 Arguments = Callable[[Path, Path, Path, Sequence[str]], list[str]]  # prototxt, weights, result, stages
 
@@ -95,23 +95,12 @@ def installed(peer: Peer, python: str | None = None) -> Converter | str:
 
     `python` makes the environment; the default is Python 3.11, the oldest that this project runs on.
     """
-    chosen = python or shutil.which("python3.11") or sys.executable
-    version = subprocess.run([chosen, "--version"], capture_output=True, text=True, check=True).stdout
-    key = hashlib.sha256(repr((peer.installs, version)).encode()).hexdigest()[:16]
-    folder = CACHE / "peers" / f"{peer.name}-{key}"
-    own = folder / "env" / "bin" / "python"
-    if not (folder / "complete").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        pip = (str(own), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "-q")
-        for command in ((chosen, "-m", "venv", str(folder / "env")), *((*pip, *words) for words in peer.installs)):
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                lines = (done.stderr or done.stdout).strip().splitlines()
-                return lines[-1] if lines else f"{Path(command[0]).name} failed with code {done.returncode}"
-        (folder / "complete").touch()
+    found = environments.environment(peer.name, peer.installs, python)
+    if isinstance(found, str):
+        return found
+    version = subprocess.run([str(found), "--version"], capture_output=True, text=True, check=True).stdout
     name = f"{peer.name} in {version.strip()}" if python else peer.name
-    return Converter(name, own, folder, peer.arguments)
+    return Converter(name, found, found.parents[2], peer.arguments)
 
 
 def older_python() -> str | None:
@@ -128,13 +117,6 @@ def older_python() -> str | None:
 
 def packages(converter: Converter) -> dict[str, str]:
     """Return the versions of what is in a peer's environment, and how its protobuf is made."""
-    listed = subprocess.run(
-        [str(converter.python), "-m", "pip", "list", "--disable-pip-version-check", "--format=freeze"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found = dict(line.split("==", 1) for line in listed.stdout.split())
     kind = "from google.protobuf.internal import api_implementation; print(api_implementation.Type())"
     done = subprocess.run([str(converter.python), "-c", kind], capture_output=True, text=True, check=True)
-    return found | {"protobuf is made of": done.stdout.strip()}
+    return environments.packages(converter.python) | {"protobuf is made of": done.stdout.strip()}
