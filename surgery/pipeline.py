@@ -9,21 +9,42 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 from surgery.choose import Request, choose
 from surgery.errors import NothingToCutError, PlanError
+from surgery.factor.statistics import Statistics
 from surgery.factor.threads import blas_threads
 from surgery.formats import Source, copy, digest, stem_of
 from surgery.model import Model
+from surgery.ops import Chain
 from surgery.output import REPORT, check_destination, staged
-from surgery.plans import Plan, to_json
+from surgery.plans import Cut, Plan, to_json
 from surgery.report import empty, facts
 from surgery.rewriting import Rewritten, rewrite
 from surgery.survey import Survey, survey
+from surgery.ternary import ternary_layers, write
 from surgery.verify import AUTO_ENGINES as AUTO_ENGINES
 from surgery.verify import Verdict, verify_cut
 
 Progress = Callable[[str, float], None]  # what is being done, and what share of the whole is behind
+
+
+class Calibration(Protocol):
+    """Data that cuts are fitted to."""
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """What a plan remembers of it, as JSON values."""
+        ...
+
+    def mismatch(self, record: Mapping[str, Any]) -> str | None:
+        """Return in what the data differs from what a plan remembers, None where it is the same."""
+        ...
+
+    def statistics_for(self, keys: tuple[str, ...], done: Mapping[str, Chain]) -> Statistics:
+        """See `surgery.rewriting.StatisticsFor`."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +71,19 @@ def check_source(files: Sequence[Path], plan: Plan) -> None:
         raise PlanError(f"the plan is for other files (digest {plan.digest[:12]}, these have {found[:12]}); plan anew")
 
 
+def check_calibration(plan: Plan, calibration: Calibration | None) -> None:
+    """Raise PlanError unless the data that a plan is fitted to is there: else the result would be silently worse."""
+    if plan.calibration is None:
+        return
+    if calibration is None:
+        raise PlanError(
+            "the plan is fitted to calibration data; give it with --calibrate or --statistics, or take --weights-only"
+        )
+    reason = calibration.mismatch(plan.calibration)
+    if reason:
+        raise PlanError(f"the plan is fitted to other calibration data: {reason}; give the same, or plan anew")
+
+
 def carry_out(
     source: Source,
     model: Model,
@@ -57,33 +91,73 @@ def carry_out(
     folder: Path,
     engines: Sequence[str] | None,
     progress: Progress = lambda text, share: None,
+    calibration: Calibration | None = None,
+    notes: Sequence[str] = (),
 ) -> Outcome:
     """Cut `model` by `plan` and put the files, the plan and the report into `folder`.
 
-    `engines` are tried in order to verify the written files; None verifies nothing. Raises NothingToCutError for a plan
+    `engines` are tried in order to verify the written files; None verifies nothing. A plan that is fitted to data needs
+    the `calibration` (see `check_calibration`). `notes` go into the report. Raises NothingToCutError for a plan
     without cuts (see `copy_through`), VerificationError when the written files are wrong; then nothing is left behind.
     """
     check_destination(folder, source.files)
     if not plan.cuts:
         raise NothingToCutError(tuple(f"{left.key}: {left.reason}" for left in plan.left))
-    timings: dict[str, float] = {}
+    timings: dict[str, Any] = {}
     with _timed(timings, "rewrite"):
         steps = len(plan.cuts) + 2
-        done = iter(range(steps))
-        result = rewrite(model, plan, lambda cut: progress(f"{cut.method} {cut.key}", next(done) / steps))
+        clock = _Clock(calibration, lambda done, text: progress(text, done / steps))
+        result = rewrite(model, plan, clock.cut, clock.statistics_for if calibration is not None else None)
+        timings["layers"] = clock.finished()
     with staged(folder) as staging:
         progress("writing", (steps - 2) / steps)
         with _timed(timings, "write"):
             paths = model.format.save(result.model, staging, stem_of(source.files))
+            beside = _write_ternary(staging / f"{stem_of(source.files)}.ternary", result)
         progress("verifying", (steps - 1) / steps)
         with _timed(timings, "verify"):
             cut = replace(source, files=paths).load()
             verdict = _verify(cut, result, paths, engines, plan.seed) if engines is not None else None
-        names = _names(paths, staging)
-        report = facts(survey(model), cut, result, plan, verdict, names, [f.name for f in source.files])
+        names = _names([*paths, *beside], staging)
+        report = facts(survey(model), cut, result, plan, verdict, names, [f.name for f in source.files], notes)
         _write_records(staging, plan, report, timings)
     progress("done", 1.0)
-    return Outcome(folder, tuple(folder / path.relative_to(staging) for path in paths), report, verdict)
+    written = tuple(folder / path.relative_to(staging) for path in (*paths, *beside))
+    return Outcome(folder, written, report, verdict)
+
+
+class _Clock:
+    """Measures what each cut of a plan takes, the gathering of its statistics and the solve apart."""
+
+    def __init__(self, calibration: Calibration | None, progress: Callable[[int, str], None]) -> None:
+        self.calibration = calibration
+        self.progress = progress
+        self.layers: dict[str, dict[str, float]] = {}
+        self.start = self.gathering = 0.0
+        self.key: str | None = None
+
+    def cut(self, cut: Cut) -> None:
+        """Begin the next cut."""
+        self.progress(len(self.layers) + bool(self.key), f"{cut.method} {' + '.join(cut.keys)}")
+        self.finished()
+        self.key, self.start, self.gathering = cut.key, time.perf_counter(), 0.0
+
+    def statistics_for(self, keys: tuple[str, ...], done: Mapping[str, Chain]) -> Statistics:
+        """Gather statistics, and measure that."""
+        assert self.calibration is not None
+        start = time.perf_counter()
+        statistics = self.calibration.statistics_for(keys, done)
+        self.gathering = time.perf_counter() - start
+        return statistics
+
+    def finished(self) -> Mapping[str, Mapping[str, float]]:
+        """End the last cut and return the seconds of all."""
+        if self.key is not None:
+            solve = time.perf_counter() - self.start - self.gathering
+            row = {"statistics": self.gathering} if self.calibration is not None else {}
+            self.layers[self.key] = {name: round(value, 4) for name, value in (row | {"solve": solve}).items()}
+            self.key = None
+        return self.layers
 
 
 def copy_through(source: Source, folder: Path) -> Outcome:
@@ -97,13 +171,28 @@ def copy_through(source: Source, folder: Path) -> Outcome:
     return Outcome(folder, tuple(folder / path.relative_to(staging) for path in paths), report, None)
 
 
+def _write_ternary(path: Path, result: Rewritten) -> Sequence[Path]:
+    """Write the layers whose weights are -1, 0 and 1 at 2 bits each, for who builds a runtime; nothing without such."""
+    names = result.model.format.made(result.model)
+    found = {
+        name: layer
+        for made in result.made
+        if made.cut.method == "sdd"
+        for key, chain in made.chains.items()
+        for name, layer in ternary_layers(chain, names[key]).items()
+    }
+    if found:
+        write(path, found, {})
+    return [path] if found else []
+
+
 def _names(paths: Sequence[Path], folder: Path) -> list[str]:
     """Return what lies in `folder` itself when all is written; data of an ONNX model may lie in folders there."""
     made = dict.fromkeys(path.relative_to(folder).parts[0] for path in paths)
     return [*made, "plan.json", REPORT, "timings.json"]
 
 
-def _write_records(folder: Path, plan: Plan, report: Mapping[str, object], timings: Mapping[str, float]) -> None:
+def _write_records(folder: Path, plan: Plan, report: Mapping[str, object], timings: Mapping[str, Any]) -> None:
     texts = {
         "plan.json": to_json(plan),
         REPORT: json.dumps(report, indent=2, ensure_ascii=False) + "\n",
@@ -123,7 +212,7 @@ def _verify(cut: Model, result: Rewritten, paths: Sequence[Path], engines: Seque
 
 
 @contextmanager
-def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
+def _timed(timings: dict[str, Any], name: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     timings[name] = round(time.perf_counter() - start, 3)

@@ -9,18 +9,37 @@ from pathlib import Path
 from typing import Any
 
 from surgery.errors import PlanError
-from surgery.factor import METHODS, Rank
+from surgery.factor import METHODS, Method, Rank, with_options
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)  # Format 1 had no options, shared cuts or calibration.
+_FIELDS = frozenset({"format", "source", "threads", "seed", "calibration", "refit", "cuts", "left"})
+_FIELDS_OF_A_CUT = frozenset({"layer", "method", "rank", "options"})
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Cut the layer `key` by `method` at `rank` (per group for grouped convolutions)."""
+    """Cut the layer `key` by `method` at `rank` (per group for grouped convolutions).
+
+    `options` are the method's own, sorted by name. The layers `others` read what `key` reads and are cut with it, as
+    one layer of all their outputs: they share all factors but the last.
+    """
 
     key: str
     method: str
     rank: Rank
+    options: tuple[tuple[str, str], ...] = ()
+    others: tuple[str, ...] = ()
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """All layers that are cut."""
+        return (self.key, *self.others)
+
+    @property
+    def configured(self) -> Method:
+        """The method with its options set; raises PlanError for options that it does not have."""
+        return with_options(METHODS[self.method], dict(self.options))
 
 
 @dataclass(frozen=True)
@@ -33,26 +52,38 @@ class Left:
 
 @dataclass(frozen=True)
 class Plan:
-    """The cuts, the digest of the files they are for, and what the numbers depend on: BLAS threads and seed."""
+    """The cuts, the digest of the files they are for, and what the numbers depend on: BLAS threads, seed and data.
+
+    `calibration` says which data the cuts are fitted to and how it is read, None where they follow from the weights
+    alone; with `refit` all factors that may are fitted to it, not only those of methods that use data themselves.
+    """
 
     digest: str
     cuts: tuple[Cut, ...]
     left: tuple[Left, ...] = ()
     threads: int = 1
     seed: int = 0
+    calibration: Mapping[str, Any] | None = None
+    refit: bool = False
 
 
 def to_json(plan: Plan) -> str:
     """Return the plan as JSON text, one cut a line."""
-    cuts = [
-        {"layer": c.key, "method": c.method, "rank": c.rank[0] if len(c.rank) == 1 else list(c.rank)} for c in plan.cuts
-    ]
+    cuts = [_cut_as_json(cut) for cut in plan.cuts]
     left = [{"layer": x.key, "reason": x.reason} for x in plan.left]
-    head = {"format": FORMAT, "source": plan.digest, "threads": plan.threads, "seed": plan.seed}
+    head: dict[str, Any] = {"format": FORMAT, "source": plan.digest, "threads": plan.threads, "seed": plan.seed}
+    if plan.calibration is not None:
+        head |= {"calibration": plan.calibration, "refit": plan.refit}
     lines = [f"  {json.dumps(name)}: {json.dumps(value)}," for name, value in head.items()]
     text = "\n".join(["{", *lines, f'  "cuts": {_rows(cuts)},', f'  "left": {_rows(left)}', "}", ""])
     # A name that is not UTF-8 holds lone surrogates: \udcff, as this writes them, is JSON's spelling too.
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _cut_as_json(cut: Cut) -> dict[str, Any]:
+    layer: Any = list(cut.keys) if cut.others else cut.key
+    row = {"layer": layer, "method": cut.method, "rank": cut.rank[0] if len(cut.rank) == 1 else list(cut.rank)}
+    return row | ({"options": dict(cut.options)} if cut.options else {})
 
 
 def _rows(rows: list[dict[str, Any]]) -> str:
@@ -67,30 +98,61 @@ def from_json(text: str, path: Path | str) -> Plan:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise PlanError(f"{path}: is not JSON: {error}") from error
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
+    if not isinstance(data, dict) or data.get("format") not in READABLE:
         found = data.get("format") if isinstance(data, dict) else type(data).__name__
         raise PlanError(f'{path}: "format" is {found!r}; expected {FORMAT}, a plan that `surgery plan` wrote')
+    _check_fields(data, _FIELDS, "", path)
     cuts = tuple(_cut(entry, i, path) for i, entry in enumerate(_list(data, "cuts", path)))
-    names = [cut.key for cut in cuts]
+    names = [name for cut in cuts for name in cut.keys]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise PlanError(f"{path}: '{twice}' is cut twice; keep one entry")
     left = tuple(Left(_string(x, "layer", path), _string(x, "reason", path)) for x in _list(data, "left", path))
     threads, seed = _whole(data, "threads", 1, 1, path), _whole(data, "seed", 0, 0, path)
-    return Plan(_string(data, "source", path), cuts, left, threads, seed)
+    calibration, refit = data.get("calibration"), data.get("refit", False)
+    if not (calibration is None or isinstance(calibration, dict)):
+        raise PlanError(f'{path}: "calibration" is {calibration!r}; expected an object, as `surgery plan` wrote it')
+    if not isinstance(refit, bool):
+        raise PlanError(f'{path}: "refit" is {refit!r}; expected true or false')
+    return Plan(_string(data, "source", path), cuts, left, threads, seed, calibration, refit)
+
+
+def _check_fields(data: Mapping[str, Any], known: frozenset[str], place: str, path: Path | str) -> None:
+    """Raise PlanError for a field that no plan has: a misspelt one would be passed over in silence."""
+    strange = next((name for name in data if name not in known), None)
+    if strange is not None:
+        raise PlanError(f'{path}: {place}"{strange}" is not a field of plans; known are {", ".join(sorted(known))}')
 
 
 def _cut(entry: Any, index: int, path: Path | str) -> Cut:
     if not isinstance(entry, dict):
         raise PlanError(f"{path}: cuts[{index}] is {entry!r}; expected an object with layer, method and rank")
-    key, method = _string(entry, "layer", path), _string(entry, "method", path)
+    _check_fields(entry, _FIELDS_OF_A_CUT, f"cuts[{index}] has ", path)
+    key, *others = _layers(entry, path)
+    method = _string(entry, "method", path)
     if method not in METHODS:
         raise PlanError(f"method '{method}' is not known; choose one of {', '.join(METHODS)}", node=key)
     rank = entry.get("rank")
     ranks: list[Any] = rank if isinstance(rank, list) else [rank]
     if not ranks or not all(type(n) is int and n > 0 for n in ranks):
         raise PlanError(f"rank is {rank!r} in {path}; expected a whole number above 0, or a list of them", node=key)
-    return Cut(key, method, tuple(ranks))
+    options = entry.get("options", {})
+    if not isinstance(options, dict) or not all(isinstance(value, str) for value in options.values()):
+        raise PlanError(f"options are {options!r} in {path}; expected an object of texts", node=key)
+    cut = Cut(key, method, tuple(ranks), tuple(sorted(options.items())), tuple(others))
+    try:
+        _ = cut.configured
+    except PlanError as error:
+        raise PlanError(error.message, node=key) from error
+    return cut
+
+
+def _layers(entry: Mapping[str, Any], path: Path | str) -> list[str]:
+    """Return the names of the layers of a cut: one, or a list of such that share factors."""
+    layers = entry.get("layer")
+    if isinstance(layers, list) and layers and all(isinstance(name, str) for name in layers):
+        return layers
+    return [_string(entry, "layer", path)]
 
 
 def _list(data: Mapping[str, Any], name: str, path: Path | str) -> list[Any]:

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from surgery.model import Model
+from surgery.ops import collapse
+from surgery.ops.arithmetic import multiplications
 from surgery.output import TOOL
 from surgery.plans import Plan
-from surgery.rewriting import Rewritten
+from surgery.rewriting import Made, Rewritten
 from surgery.survey import Survey, survey, total
 from surgery.verify import Verdict
 
@@ -23,6 +25,7 @@ def facts(
     verdict: Verdict | None,
     files: Sequence[str],
     sources: Sequence[str],
+    notes: Sequence[str] = (),
 ) -> Mapping[str, Any]:
     """Return the report as plain JSON values; no times and no dates, so that equal inputs give equal reports.
 
@@ -35,9 +38,10 @@ def facts(
         "source": {"files": list(sources), "digest": plan.digest},
         "files": list(files),
         "totals": {"before": _totals(before), "after": _totals(after)},
-        "layers": [_layer(before, after, result, cut_.key, cut_.method, cut_.rank) for cut_ in plan.cuts],
+        "calibration": plan.calibration,
+        "layers": [_layer(before, after, result, made) for made in result.made],
         "left": [{"layer": left.key, "reason": left.reason} for left in plan.left],
-        "notes": list(result.original.format.notes(result.original)),
+        "notes": [*result.original.format.notes(result.original), *notes],
         "verified": _verified(verdict),
     }
 
@@ -50,6 +54,7 @@ def empty(plan: Plan, files: Sequence[str], sources: Sequence[str]) -> Mapping[s
         "source": {"files": list(sources), "digest": plan.digest},
         "files": list(files),
         "totals": None,
+        "calibration": None,
         "layers": [],
         "left": [],
         "notes": [],
@@ -62,23 +67,35 @@ def _totals(surveyed: Survey) -> dict[str, int | None]:
     return {"params": surveyed.params, "macs": surveyed.macs, "weight_bytes": weight_bytes}
 
 
-def _layer(
-    before: Survey, after: Survey, result: Rewritten, key: str, method: str, rank: tuple[int, ...]
-) -> dict[str, Any]:
-    made = result.model.format.made(result.model)[key]
-    own, new = before.facts[key], [after.facts[name] for name in made]
-    params, macs = [facts.params for facts in new], [facts.macs for facts in new]
-    fit = result.fits[key]
+def _layer(before: Survey, after: Survey, result: Rewritten, made: Made) -> dict[str, Any]:
+    cut, fitted = made.cut, made.fitted
+    became = result.model.format.made(result.model)
+    names = list(dict.fromkeys(name for key in cut.keys for name in became[key]))
+    old, new = [before.facts[key] for key in cut.keys], [after.facts[name] for name in names]
     return {
-        "layer": key,
-        "method": method,
-        "rank": list(rank),
-        "became": list(made),
-        "params": [own.params, total(params)],
-        "macs": [own.macs, total(macs)],
-        "weight_error": fit.relative_error,
-        "solver": fit.solver,
+        "layer": " + ".join(cut.keys),
+        "method": cut.method,
+        "options": dict(cut.options),
+        "rank": list(cut.rank),
+        "became": names,
+        "params": [total([facts.params for facts in old]), total([facts.params for facts in new])],
+        "macs": [total([facts.macs for facts in old]), total([facts.macs for facts in new])],
+        "multiplications": _multiplications(before, made),
+        "weight_error": fitted.fit.relative_error,
+        "response_error": fitted.response_error,
+        "refitted": fitted.refitted,
+        "solver": fitted.fit.solver,
     }
+
+
+def _multiplications(before: Survey, made: Made) -> int | None:
+    """Return the multiplications of a forward pass that weights of -1, 0 and 1 leave; None without such weights."""
+    if made.cut.method != "sdd":
+        return None
+    chain, facts = made.fitted.fit.chain, before.facts[made.cut.key]
+    size, op = facts.input_size or (1, 1), collapse(chain)
+    own = op.macs(size) // len(made.chains) if len(made.chains) > 1 else op.macs(size)
+    return multiplications(chain, size) * ((facts.macs or 0) // own) if own else None
 
 
 def _verified(verdict: Verdict | None) -> dict[str, Any] | None:

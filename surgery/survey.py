@@ -17,7 +17,8 @@ class Site:
     """A node that at least one method can cut.
 
     `break_even` holds, for each method that can, the largest rank on its path that has fewer weights than the layer;
-    `refusals` holds the reasons of the others.
+    `refusals` holds the reasons of the others. `others` are nodes that are to be cut with it: `op` and `facts` are then
+    those of all together.
     """
 
     node: Node
@@ -25,6 +26,7 @@ class Site:
     facts: Facts
     break_even: Mapping[str, Rank]
     refusals: Mapping[str, str]
+    others: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from surgery.errors import PlanError
-from surgery.factor import METHODS, Rank
+from surgery.factor import METHODS, Method, Rank, choices, options_of, with_options
 
 # For a layer that more than one method can cut, unless the request says otherwise.
 DEFAULT_METHODS = ("svd", "tucker2", "svd-channel", "svd-spatial")
@@ -46,12 +47,16 @@ class Amount:
 
 @dataclass(frozen=True)
 class Selector:
-    """Layers by name: `pattern` is a glob unless it was quoted. Empty methods or amount mean the request's own."""
+    """Layers by name: `pattern` is a glob unless it was quoted. Empty methods or amount mean the request's own.
+
+    `options` are set on every method named here.
+    """
 
     pattern: str
     literal: bool = False
     methods: tuple[str, ...] = ()
     amount: Amount = field(default_factory=Amount)
+    options: tuple[tuple[str, str], ...] = ()
 
     def matches(self, name: str) -> bool:
         """Return whether the selector means the layer `name`."""
@@ -60,7 +65,11 @@ class Selector:
 
 @dataclass(frozen=True)
 class Request:
-    """All of it. Without selectors every layer that can be cut is meant. `force` also cuts what gains nothing."""
+    """All of it. Without selectors every layer that can be cut is meant. `force` also cuts what gains nothing.
+
+    `options` are set on those methods that have them. With `share`, layers that read the same value and can be cut as
+    one are.
+    """
 
     selectors: tuple[Selector, ...] = ()
     methods: tuple[str, ...] = DEFAULT_METHODS
@@ -68,13 +77,29 @@ class Request:
     force: bool = False
     threads: int = 1
     seed: int = 0
+    options: tuple[tuple[str, str], ...] = ()
+    share: bool = False
+
+    def __post_init__(self) -> None:
+        named = {*self.methods, *(name for selector in self.selectors for name in selector.methods)}
+        for name, _ in self.options:
+            able = [method for method in METHODS if name in choices(METHODS[method])]
+            if not named & {*able}:
+                whose = f"it belongs to {', '.join(able)}" if able else "no method has it"
+                raise PlanError(f"option '{name}': none of the methods asked for has it; {whose}")
+
+    def method(self, name: str, selector: Selector | None = None) -> Method:
+        """Return a method with the options that the request, and the selector, give it."""
+        method = METHODS[name]
+        own = {key: value for key, value in self.options if key in choices(method)}
+        return with_options(method, own | dict(selector.options if selector else ()))
 
 
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
 def parse_selector(text: str) -> Selector:
-    """Read `NAME`, `NAME=METHOD` or `NAME=METHOD:rank=N,...`; a name in double quotes is taken as it is.
+    """Read `NAME`, `NAME=METHOD` or `NAME=METHOD:rank=N,OPTION=VALUE,...`; a name in double quotes is taken as it is.
 
     Raises PlanError with an example of what was expected.
     """
@@ -89,7 +114,48 @@ def parse_selector(text: str) -> Selector:
     if not rest:
         return Selector(pattern, bool(quoted))
     method, _, amount = rest[1:].partition(":")
-    return Selector(pattern, bool(quoted), parse_methods(method), parse_amount(amount, text))
+    methods = parse_methods(method)
+    amounts, options = _sorted_out(amount)
+    for name in methods:
+        with_options(METHODS[name], dict(options))
+    return Selector(pattern, bool(quoted), methods, parse_amount(amounts, text), options)
+
+
+def _sorted_out(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Return what of `rank=8,algorithm=tpm` is an amount, and the options of methods."""
+    known = {name for method in METHODS.values() for name in choices(method)}
+    parts = [part for part in text.split(",") if part]
+    options = [part.partition("=") for part in parts if part.partition("=")[0] in known]
+    amounts = ",".join(part for part in parts if part.partition("=")[0] not in known)
+    return amounts, tuple(sorted((name, value) for name, _, value in options))
+
+
+def parse_options(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Read options of methods, each `NAME=VALUE`; raises PlanError for one that no method takes."""
+    pairs = [text.partition("=") for text in texts]
+    for name, _, value in pairs:
+        able = [method for method in METHODS.values() if name in choices(method)]
+        if not able:
+            known = sorted({option for method in METHODS.values() for option in choices(method)})
+            raise PlanError(f"option '{name}' is not known; methods have {', '.join(known)}")
+        reasons = [reason for method in able if (reason := _rejection(method, name, value))]
+        if len(reasons) == len(able):
+            raise PlanError("; ".join(reasons))
+    return tuple(sorted((name, value) for name, _, value in pairs))
+
+
+def _rejection(method: Method, name: str, value: str) -> str | None:
+    """Return why a method does not take a value for one of its options, None where it does."""
+    try:
+        with_options(method, {name: value})
+    except PlanError as error:
+        return error.message
+    return None
+
+
+def stored_options(method: Method) -> tuple[tuple[str, str], ...]:
+    """Return a configured method's options as a plan holds them."""
+    return tuple(sorted(options_of(method).items()))
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
@@ -117,7 +183,9 @@ def parse_amount(text: str, origin: str) -> Amount:
     for part in filter(None, text.split(",")):
         name, _, value = part.partition("=")
         if name not in ("rank", "energy", "params", "macs") or name in values:
-            raise PlanError(f"--layer {origin}: '{part}' is not understood; expected rank=, energy=, params= or macs=")
+            raise PlanError(
+                f"--layer {origin}: '{part}' is not understood; expected rank=, energy=, params=, macs= or an option"
+            )
         values[name] = value
     numbers = {name: parse_share(value, name) for name, value in values.items() if name != "rank"}
     return Amount(parse_rank(values["rank"]) if "rank" in values else (), **numbers)

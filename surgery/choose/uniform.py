@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from surgery.choose.request import Amount, Request
+from surgery.choose.request import Amount, Request, stored_options
+from surgery.choose.sharing import joined, together
 from surgery.errors import PlanError
-from surgery.factor import METHODS, Method, Rank
+from surgery.factor import Method, Rank
 from surgery.factor.base import largest_size
 from surgery.model import Refusal
 from surgery.ops import Chain, Op
@@ -29,6 +30,8 @@ class _Choice:
 def choose(survey: Survey, request: Request, digest: str) -> Plan:
     """Return the plan for a request; raises PlanError when it names no layer or cannot be met."""
     choices, left = _select(survey, request)
+    if request.share:
+        choices = _shared(survey, choices)
     own = [choice for choice in choices if choice.amount]
     common = [choice for choice in choices if not choice.amount]
     if common and not request.amount:
@@ -44,8 +47,14 @@ def choose(survey: Survey, request: Request, digest: str) -> Plan:
         if reason:
             left.append(Left(choice.site.key, reason))
         else:
-            cuts.append(Cut(choice.site.key, choice.method.name, ranks[choice.site.key]))
+            site, method = choice.site, choice.method
+            cuts.append(Cut(site.key, method.name, ranks[site.key], stored_options(method), site.others))
     return Plan(digest, tuple(cuts), tuple(left), request.threads, request.seed)
+
+
+def rank_for(site: Site, method: Method, amount: Amount) -> Rank:
+    """Return the rank that an amount, shares counted of the layer's own cost, means; raises PlanError."""
+    return _rank(_Choice(site, method, amount), amount)
 
 
 def _select(survey: Survey, request: Request) -> tuple[list[_Choice], list[Left]]:
@@ -67,11 +76,26 @@ def _select(survey: Survey, request: Request) -> tuple[list[_Choice], list[Left]
             reasons = "; ".join(f"{name}: {entry.refusals[name]}" for name in names if name in entry.refusals)
             left.append(Left(entry.key, reasons))
             continue
-        choices.append(_Choice(entry, METHODS[name], selector.amount if selector else Amount()))
+        method, amount = request.method(name, selector), selector.amount if selector else Amount()
+        if reason := method.refusal(entry.op):
+            left.append(Left(entry.key, f"{name}: {reason}"))
+        else:
+            choices.append(_Choice(entry, method, amount))
     for selector in request.selectors:
         if selector not in used and not any(selector.matches(entry.key) for entry in survey.entries):
             raise PlanError(f"no layer is named '{selector.pattern}'; `surgery inspect` lists the names")
     return choices, left
+
+
+def _shared(survey: Survey, choices: Sequence[_Choice]) -> list[_Choice]:
+    """Return the choices with those joined that are cut alike and can be cut as one layer."""
+    by_key = {choice.site.key: choice for choice in choices}
+    result = []
+    for group in together(survey.model, [choice.site for choice in choices]):
+        members = [by_key[site.key] for site in group]
+        alike = len(members) > 1 and len({(choice.method, choice.amount) for choice in members}) == 1
+        result += [replace(members[0], site=joined(group))] if alike else members
+    return result
 
 
 def _rank(choice: _Choice, amount: Amount) -> Rank:

@@ -47,6 +47,7 @@ class _Done:
 )
 @click.option("--batch", type=click.Choice(["fixed", "dynamic"]), help="Batch size of the ONNX file; default: fixed.")
 @click.option("--fold", is_flag=True, help="Fold BatchNorm, Scale and Bias into weights first.")
+@click.option("--int8", is_flag=True, help="Store weights of -1, 0 and 1 in the ONNX file as int8.")
 @click.option(
     "--verify",
     "is_verified",
@@ -61,6 +62,7 @@ def convert(
     batch: str | None,
     *,
     fold: bool,
+    int8: bool,
     is_verified: bool,
     as_json: bool,
     **network: Any,
@@ -83,18 +85,19 @@ def convert(
         if fold:
             source, model = _folded(source, model, Path(scratch))
         if model.format.name == "onnx":
-            if opset or batch:
-                raise PlanError("--opset and --batch are for ONNX files; this makes a Caffe network")
+            if opset or batch or int8:
+                raise PlanError("--opset, --batch and --int8 are for ONNX files; this makes a Caffe network")
             done = _to_caffe(model, files, output, original)
         else:
-            done = _to_onnx(model, files, output, opset or OLDEST_OPSET, batch or "fixed", original)
+            done = _to_onnx(model, files, output, opset or OLDEST_OPSET, batch or "fixed", original, int8=int8)
     click.echo(_json(done) if as_json else _text(done))
 
 
 def _to_onnx(
-    model: Model, files: Sequence[Path], output: Path, opset: int, batch: Any, original: Original | None
+    model: Model, files: Sequence[Path], output: Path, opset: int, batch: Any, original: Original | None, *, int8: bool
 ) -> _Done:
     from surgery.convert.to_onnx import to_onnx
+    from surgery.formats.onnx.ternary import with_int8
     from surgery.output import staged_file
 
     if output.suffix.lower() != ".onnx":
@@ -104,7 +107,13 @@ def _to_onnx(
         raise ModelError(f"{files[0]}: has no weights; give its .caffemodel as well")
     conversion = to_onnx(model, opset=opset, batch=batch)
     with staged_file(output, files) as target:
-        written = conversion.save(target)
+        with tempfile.TemporaryDirectory(prefix="surgery-") as scratch:
+            if int8:
+                plain, *_ = conversion.save(Path(scratch) / output.name)
+                with_int8(plain, target)
+            else:
+                conversion.save(target)
+        written = sorted(target.parent.iterdir())
         verdict = _verified(original, (target,), {}) if original else None
     return _Done([output.with_name(path.name) for path in written], (), verdict)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from surgery.cli import options, tables
+from surgery.cli import data, options, tables
 from surgery.cli.progress import bar
 from surgery.errors import NothingToCutError, PlanError
 
@@ -36,6 +37,7 @@ def _verify_option(command: Any) -> Any:
 @click.argument("files", nargs=-1, required=True, type=options.FILE)
 @click.option("-o", "--output", required=True, type=options.FILE, help="Folder for the results.")
 @options.cut_options
+@data.data_options
 @options.network_options
 @_verify_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -48,6 +50,7 @@ def compress(files: tuple[Path, ...], output: Path, runtime: str, *, as_json: bo
       surgery compress net.prototxt net.caffemodel -o small --layer 'fc6=svd:rank=256' --layer 'fc7=svd:energy=0.9'
       surgery compress net.prototxt net.caffemodel -o copy --method none
       surgery compress model.onnx -o small --macs 0.5
+      surgery compress model.onnx -o small --macs 0.5 --calibrate images/ --preprocess preprocess.json
     """
     from surgery.output import check_destination
     from surgery.pipeline import carry_out, copy_through
@@ -58,8 +61,10 @@ def compress(files: tuple[Path, ...], output: Path, runtime: str, *, as_json: bo
         outcome = copy_through(source, output)
     else:
         model = source.load()
-        with bar() as progress:
-            outcome = carry_out(source, model, _plan(model, asked), output, _engines(runtime), progress)
+        made = _plan(model, asked)
+        with bar() as progress, data.calibration(source, _keys(made), asked, made.seed, progress) as given:
+            made = made if given is None else replace(made, calibration=given.record, refit=asked["refit"])
+            outcome = carry_out(source, model, made, output, _engines(runtime), progress, given)
     _show(outcome, as_json=as_json)
 
 
@@ -67,6 +72,7 @@ def compress(files: tuple[Path, ...], output: Path, runtime: str, *, as_json: bo
 @click.argument("files", nargs=-1, required=True, type=options.FILE)
 @click.option("-o", "--output", type=options.FILE, help="File for the plan; default: standard output.")
 @options.cut_options
+@data.data_options
 @options.network_options
 def plan(files: tuple[Path, ...], output: Path | None, **asked: Any) -> None:
     """Choose cuts and write them as a plan: JSON to read, edit and apply.
@@ -82,9 +88,12 @@ def plan(files: tuple[Path, ...], output: Path | None, **asked: Any) -> None:
     if asked["method"] == "none":
         made = Plan(digest(files), ())
     else:
-        made = _plan(_source(files, asked).load(), asked)
+        source = _source(files, asked)
+        made = _plan(source.load(), asked)
         if not made.cuts:
             raise NothingToCutError(tuple(f"{left.key}: {left.reason}" for left in made.left))
+        with data.calibration(source, _keys(made), asked, made.seed) as given:
+            made = made if given is None else replace(made, calibration=given.record, refit=asked["refit"])
     if output is None:
         click.echo(to_json(made), nl=False)
         return
@@ -96,17 +105,23 @@ def plan(files: tuple[Path, ...], output: Path | None, **asked: Any) -> None:
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=options.FILE)
 @click.option("-o", "--output", required=True, type=options.FILE, help="Folder for the results.")
+@data.again_options
+@click.option("--weights-only", is_flag=True, help="Carry out a plan that is fitted to data without any; worse.")
 @options.network_options
 @_verify_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def apply(files: tuple[Path, ...], output: Path, runtime: str, *, as_json: bool, **asked: Any) -> None:
+def apply(
+    files: tuple[Path, ...], output: Path, runtime: str, *, weights_only: bool, as_json: bool, **asked: Any
+) -> None:
     """Carry out a plan: the model's files, then plan.json.
+
+    A plan that was fitted to calibration data needs the same data again, or its statistics.
 
     \b
     Example:
       surgery apply net.prototxt net.caffemodel plan.json -o small
     """
-    from surgery.pipeline import carry_out, check_source, copy_through
+    from surgery.pipeline import carry_out, check_calibration, check_source, copy_through
     from surgery.plans import from_json
 
     plans = [file for file in files if file.suffix == ".json"]
@@ -115,11 +130,15 @@ def apply(files: tuple[Path, ...], output: Path, runtime: str, *, as_json: bool,
     chosen = from_json(plans[0].read_text(encoding="utf-8", errors="replace"), plans[0])
     source = _source(tuple(file for file in files if file != plans[0]), asked)
     check_source(source.files, chosen)
+    notes = ["fitted to the weights only, though the plan was made with calibration data"] if weights_only else []
+    if weights_only:
+        chosen = replace(chosen, calibration=None, refit=False)
     if not chosen.cuts:
         outcome = copy_through(source, output)
     else:
-        with bar() as progress:
-            outcome = carry_out(source, source.load(), chosen, output, _engines(runtime), progress)
+        with bar() as progress, data.recorded(source, chosen, asked, progress) as given:
+            check_calibration(chosen, given)
+            outcome = carry_out(source, source.load(), chosen, output, _engines(runtime), progress, given, notes)
     _show(outcome, as_json=as_json)
 
 
@@ -127,10 +146,15 @@ def _source(files: tuple[Path, ...], asked: dict[str, Any]) -> Source:
     return options.source(files, asked["shapes"], asked["phase"], asked["level"], asked["stages"])
 
 
+def _keys(made: Plan) -> tuple[str, ...]:
+    return tuple(key for cut in made.cuts for key in cut.keys)
+
+
 def _plan(model: Any, asked: dict[str, Any]) -> Plan:
     from surgery.pipeline import make_plan
 
-    names = ("layers", "method", "rank", "energy", "params", "macs", "force", "seed", "threads")
+    amounts = ("rank", "energy", "params", "macs")
+    names = ("layers", "method", *amounts, "algorithm", "options", "share", "force", "seed", "threads")
     return make_plan(model, options.request(**{name: asked[name] for name in names}))[1]
 
 
@@ -145,23 +169,18 @@ def _show(outcome: Outcome, *, as_json: bool) -> None:
     if as_json:
         click.echo(tables.as_json(report))
         return
-    rows = [("layer", "method", "rank", "params", "", "MACs", "", "weight error")]
+    has_data = report["calibration"] is not None
+    heading = ("layer", "method", "rank", "params", "", "MACs", "", "weight error")
+    rows: list[tuple[str, ...]] = [(*heading, "response error") if has_data else heading]
     for row in report["layers"]:
         (p0, p1), (m0, m1) = row["params"], row["macs"]
         rank = "x".join(map(str, row["rank"]))
         share = (f"{p0:,} -> {p1:,}", tables.change(p0, p1), f"{tables.count(m0)} -> {tables.count(m1)}")
-        rows.append(
-            (
-                tables.printable(row["layer"], 60),
-                row["method"],
-                rank,
-                *share,
-                tables.change(m0, m1),
-                f"{row['weight_error']:.4f}",
-            )
-        )
+        errors = (f"{row['weight_error']:.4f}", *((_response(row),) if has_data else ()))
+        name = tables.printable(row["layer"], 60)
+        rows.append((name, row["method"], rank, *share, tables.change(m0, m1), *errors))
     if len(rows) > 1:
-        click.echo(tables.table(rows, frozenset({2, 4, 6, 7})) + "\n")
+        click.echo(tables.table(rows, frozenset({2, 4, 6, 7, 8})) + "\n")
     for name, shown in (("params", tables.count), ("macs", tables.count), ("weight_bytes", tables.size)):
         if report["totals"]:
             a, b = report["totals"]["before"][name], report["totals"]["after"][name]
@@ -172,6 +191,10 @@ def _show(outcome: Outcome, *, as_json: bool) -> None:
         click.echo(f"note: {note}")
     click.echo(tables.printable(_verified(report["verified"], cut=bool(report["layers"])), 1000))
     click.echo("wrote " + " ".join(str(path) for path in outcome.files))
+
+
+def _response(row: dict[str, Any]) -> str:
+    return "?" if row["response_error"] is None else f"{row['response_error']:.4f}"
 
 
 def _verified(verified: dict[str, Any] | None, *, cut: bool) -> str:

@@ -1,4 +1,4 @@
-"""`surgery extract`, `fold` and `fc-to-conv`: edits that change a network's form and not what it computes."""
+"""`surgery extract`, `fold`, `merge` and `fc-to-conv`: edits that change a network's form and not what it computes."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ def fold(layers: tuple[str, ...], **asked: Any) -> None:
         from surgery.folding import folding
 
         found = folding(model)
-        chosen = _chosen(model, layers, {fold.key for fold in found.folds})
-        folds = [fold for fold in found.folds if fold.key in chosen]
+        wanted = chosen(model, layers, {fold.key for fold in found.folds})
+        folds = [fold for fold in found.folds if fold.key in wanted]
         if not folds:
             raise NothingToCutError(_reasons(found.left, "no BatchNorm, Scale or Bias to fold"))
         return Decision(folds, [{"layer": f.key, "absorbed": list(f.absorbed)} for f in folds], found.left)
@@ -121,12 +121,40 @@ def fc_to_conv(layers: tuple[str, ...], **asked: Any) -> None:
         from surgery.editing import Decision
         from surgery.model import Convolve
 
-        found, left = model.format.convolvable(model, _chosen(model, layers, {node.key for node in model.nodes}))
+        found, left = model.format.convolvable(model, chosen(model, layers, {node.key for node in model.nodes}))
         if not found:
             raise NothingToCutError(_reasons(left, "no fully connected layer"))
         return Decision([Convolve(found)], [{"layer": key} for key in found], left)
 
     _run("fc-to-conv", decide, **asked)
+
+
+@click.command()
+@_common
+@_layer_option
+def merge(layers: tuple[str, ...], **asked: Any) -> None:
+    """Multiply chains of factors back into one layer each, so that a cut can be undone or made anew at another rank.
+
+    A chain is layers without anything between them, such as a cut makes: conv_1, conv_2 become conv. --layer names any
+    of its layers.
+
+    \b
+    Example:
+      surgery merge small/net.prototxt small/net.caffemodel -o whole
+    """
+
+    def decide(model: Model) -> Decision:
+        from surgery.editing import Decision
+        from surgery.merging import merging
+
+        found = merging(model)
+        wanted = chosen(model, layers, {key for merge in found.merges for key in merge.keys})
+        merges = [merge for merge in found.merges if wanted & {*merge.keys}]
+        if not merges:
+            raise NothingToCutError(_reasons(found.left, "no layers follow each other with nothing between them"))
+        return Decision(merges, [{"layer": m.name, "merged": list(m.keys)} for m in merges], found.left)
+
+    _run("merge", decide, **asked)
 
 
 def _run(verb: str, decide: Any, files: tuple[Path, ...], output: Path, runtime: str, **asked: Any) -> None:
@@ -149,7 +177,7 @@ def _blobs(model: Model, texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _chosen(model: Model, patterns: Sequence[str], candidates: Collection[str]) -> set[str]:
+def chosen(model: Model, patterns: Sequence[str], candidates: Collection[str]) -> set[str]:
     """Return the candidates that the patterns name, all without any; raises PlanError for one that names no layer."""
     if not patterns:
         return set(candidates)
@@ -171,6 +199,8 @@ def _show(paths: Sequence[Path], report: dict[str, Any]) -> None:
     for row in report["edits"]:
         if "absorbed" in row:
             click.echo(tables.printable(f"{row['layer']} took in {', '.join(row['absorbed'])}"))
+        elif "merged" in row:
+            click.echo(tables.printable(f"{row['layer']} is {', '.join(row['merged'])} multiplied"))
         elif "layer" in row:
             click.echo(tables.printable(f"{row['layer']} is a convolution"))
     for name in ("layers", "params"):
@@ -196,4 +226,4 @@ def _verified(verified: dict[str, Any] | None) -> str:
     )
 
 
-__all__ = ["extract", "fc_to_conv", "fold"]
+__all__ = ["chosen", "extract", "fc_to_conv", "fold", "merge"]

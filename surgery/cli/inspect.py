@@ -9,6 +9,8 @@ import click
 
 from surgery.cli import options, tables
 
+SHOWN = 3  # methods by name, of those that can cut a layer
+
 if TYPE_CHECKING:
     from surgery.model import Memory, Refusal
     from surgery.survey import Site, Survey
@@ -29,7 +31,8 @@ def inspect(
 ) -> None:
     """List every layer: output shape, parameters, MACs, bytes, and how it can be cut or why not.
 
-    The ranks behind a method's name are break-even: the largest with fewer weights than the layer has.
+    The ranks behind a method's name are break-even: the largest with fewer weights than the layer has; --json has all
+    methods. Layers that read the same blob and can share a first layer are listed below.
 
     \b
     Examples:
@@ -86,7 +89,15 @@ def _facts(surveyed: Survey, memory: Memory | None) -> dict[str, Any]:
         },
     }
     notes = list(surveyed.model.format.notes(surveyed.model))
-    return {"format": 1, "layers": layers, "totals": totals, "notes": notes}
+    return {"format": 1, "layers": layers, "totals": totals, "shareable": _shareable(surveyed), "notes": notes}
+
+
+def _shareable(surveyed: Survey) -> list[list[str]]:
+    """Return the layers that read the same blob and can be cut as one."""
+    from surgery.choose.sharing import together
+
+    groups = together(surveyed.model, surveyed.sites)
+    return [[site.key for site in group] for group in groups if len(group) > 1]
 
 
 def _text(surveyed: Survey, memory: Memory | None) -> str:
@@ -110,6 +121,7 @@ def _text(surveyed: Survey, memory: Memory | None) -> str:
         lines.append(f"memory: not known; {tables.printable(surveyed.missing_shape() or 'a shape is missing')}")
     else:
         lines.append(_memory(memory, surveyed.model.format.name))
+    lines += [f"can share a first layer (--share): {tables.printable(', '.join(g))}" for g in _shareable(surveyed)]
     return "\n".join([*lines, *(f"note: {note}" for note in surveyed.model.format.notes(surveyed.model))])
 
 
@@ -125,7 +137,8 @@ def _memory(memory: Memory, format_name: str) -> str:
 def _verdict(entry: Site | Refusal) -> str:
     if not hasattr(entry, "reason"):
         gains = entry.break_even
-        return ", ".join(f"{name} ({'x'.join(map(str, rank))})" for name, rank in gains.items())
+        first = [f"{name} ({'x'.join(map(str, rank))})" for name, rank in list(gains.items())[:SHOWN]]
+        return ", ".join(first) + (f", {len(gains) - SHOWN} more" if len(gains) > SHOWN else "")
     return f"no: {entry.reason}"
 
 

@@ -21,7 +21,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
 
 
-def _stacked(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+def stacked(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Return one decorator for several, the first the outermost."""
+
     def apply(command: Command) -> Command:
         for decorator in reversed(decorators):
             command = decorator(command)
@@ -32,7 +34,7 @@ def _stacked(*decorators: Callable[[Command], Command]) -> Callable[[Command], C
 
 def network_options(command: Command) -> Command:
     """Add the options that say how a network is to be read."""
-    return _stacked(
+    return stacked(
         click.option(
             "--shape", "shapes", multiple=True, metavar="BLOB=N,C,H,W", help="Shape of an input that the file lacks."
         ),
@@ -46,7 +48,7 @@ def cut_options(command: Command) -> Command:
     """Add the options that say where, by which method and how much to cut."""
     from surgery.factor import METHODS
 
-    return _stacked(
+    return stacked(
         click.option(
             "--layer",
             "layers",
@@ -72,10 +74,30 @@ def cut_options(command: Command) -> Command:
             default="uniform",
             help="How ratios are spread: each chosen layer keeps the same ratio.",
         ),
+        click.option("--algorithm", metavar="NAME", help="The same as --option algorithm=NAME."),
+        click.option(
+            "--option", "options", multiple=True, metavar="NAME=VALUE", help=f"Option of a method. {_told_options()}"
+        ),
+        click.option(
+            "--share",
+            is_flag=True,
+            help="Layers that read the same blob and can be cut as one share all factors but the last.",
+        ),
         click.option("--force", is_flag=True, help="Cut also where the layer does not get smaller."),
         click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
         click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="BLAS threads."),
     )(command)
+
+
+def _told_options() -> str:
+    """Return which options the methods have, for the help."""
+    from surgery.factor import METHODS, choices
+
+    told = []
+    for method in METHODS.values():
+        given = [f"{name}={'|'.join(values) or 'SHARE'}" for name, values in choices(method).items()]
+        told += [f"{method.name}: {', '.join(given)}"] if given else []
+    return "; ".join(told) + "." if told else ""
 
 
 def source(
@@ -104,13 +126,16 @@ def request(
     params: float | None,
     macs: float | None,
     *,
+    algorithm: str | None,
+    options: tuple[str, ...],
+    share: bool,
     force: bool,
     seed: int,
     threads: int,
 ) -> Request:
     """Return what the command line asks for."""
     from surgery.choose import Amount, Request, parse_selector
-    from surgery.choose.request import DEFAULT_METHODS, parse_methods, parse_rank
+    from surgery.choose.request import DEFAULT_METHODS, parse_methods, parse_options, parse_rank
 
     return Request(
         selectors=tuple(parse_selector(text) for text in layers),
@@ -119,4 +144,6 @@ def request(
         force=force,
         threads=threads,
         seed=seed,
+        options=parse_options([*options, *([f"algorithm={algorithm}"] if algorithm else [])]),
+        share=share,
     )

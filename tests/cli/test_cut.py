@@ -106,7 +106,7 @@ def test_an_edited_plan_is_carried_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"format": 2}, '"format" is 2'),
+        ({"format": 3}, '"format" is 3'),
         ({"cuts": [{"layer": "no", "method": "svd", "rank": 1}]}, "no layer is named 'no'"),
         ({"cuts": [{"layer": "ip1", "method": "nmf", "rank": 1}]}, "method 'nmf' is not known"),
         ({"cuts": [{"layer": "ip1", "method": "svd", "rank": 0}]}, "rank is 0"),
