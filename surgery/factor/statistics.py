@@ -20,6 +20,7 @@ import numpy as np
 from surgery.factor.metric import DenseMetric, Metric, SampledMetric
 from surgery.factor.solver import stored_dtype
 from surgery.ops import Chain, Float64Array, FloatArray, Op, Scale, collapse
+from surgery.ops.array import blocks
 
 MAX_SIDE = 8192  # Inputs of a patch up to which Cxx is held: 0.5 GB in float64. Longer ones keep samples instead.
 
@@ -111,16 +112,16 @@ class Statistics:
 def moments_of(chunks: Iterable[Samples]) -> Moments:
     """Return the moments of all chunks together, in float64, one chunk in memory at a time; raises ValueError for none.
 
-    Updated chunk by chunk about the running mean (Chan et al., 1983), so that large means cost no digits. For patches
-    longer than MAX_SIDE the chunks' centred rows are kept, float32: the caller bounds how many.
+    Sums are about the first chunk's mean, so that large means cost no digits. For patches longer than MAX_SIDE the
+    centred rows are kept, float32: the caller bounds how many.
     """
-    total: Moments | None = None
+    sums: _Sums | None = None
     for chunk in chunks:
-        own = _moments(chunk)
-        total = own if total is None else _merged(total, own)
-    if total is None:
+        sums = sums or _Sums(chunk)
+        sums.add(chunk)
+    if sums is None:
         raise ValueError("moments of no samples")
-    return total
+    return sums.moments()
 
 
 def target(op: Op, statistics: Statistics, ridge: float) -> tuple[Op, Metric]:
@@ -155,32 +156,65 @@ def centred(chain: Chain, moments: Moments) -> Chain:
     return Chain((*chain.ops[:-1], replace(chain.last, bias=bias)))
 
 
-def _moments(chunk: Samples) -> Moments:
-    count, groups, size = chunk.x.shape
-    x, y = chunk.x.astype(np.float64), chunk.y.astype(np.float64)
-    mean_x, mean_y = x.mean(axis=0), y.mean(axis=0)
-    x -= mean_x
-    y -= mean_y
-    per_group = np.split(y, groups, axis=1)
-    yx = np.concatenate([part.T @ x[:, g] for g, part in enumerate(per_group)]) / count
-    if size > MAX_SIDE:
-        xx: FloatArray = (x.swapaxes(0, 1) / np.sqrt(count)).astype(np.float32)
-    else:
-        xx = np.stack([x[:, g].T @ x[:, g] for g in range(groups)]) / count
-    return Moments(count, mean_x, xx, mean_y, yx, np.einsum("ij,ij->j", y, y) / count)
+class _Sums:
+    """Sums of products about one point, added up in place: no chunk makes a second matrix of Cxx's size."""
+
+    def __init__(self, first: Samples) -> None:
+        _, self.groups, self.size = first.x.shape
+        self.count = 0
+        self.origin_x = first.x.mean(axis=0, dtype=np.float64)
+        self.origin_y = first.y.mean(axis=0, dtype=np.float64)
+        self.x, self.y = np.zeros_like(self.origin_x), np.zeros_like(self.origin_y)
+        self.yx = np.zeros((len(self.y), self.size))
+        self.yy = np.zeros_like(self.y)
+        sides = self.groups if self.size <= MAX_SIDE else 0
+        self.xx: list[Float64Array] = [np.zeros((self.size, self.size), order="F") for _ in range(sides)]
+        self.rows: list[FloatArray] = []
+
+    def add(self, chunk: Samples) -> None:
+        """Add a chunk."""
+        from scipy.linalg.blas import dsyrk
+
+        y = chunk.y - self.origin_y
+        self.count += len(y)
+        self.y += y.sum(axis=0)
+        self.yy += np.einsum("ij,ij->j", y, y)
+        outputs = len(self.y) // self.groups
+        kept = np.empty(chunk.x.shape if not self.xx else (0,), np.float32)
+        for g in range(self.groups):
+            x = chunk.x[:, g] - self.origin_x[g]
+            own = slice(g * outputs, (g + 1) * outputs)
+            self.x[g] += x.sum(axis=0)
+            self.yx[own] += y[:, own].T @ x
+            if self.xx:
+                self.xx[g] = dsyrk(1.0, x.T, beta=1.0, c=self.xx[g], trans=0, lower=1, overwrite_c=1)
+            else:
+                kept[:, g] = x
+        self.rows += [] if self.xx else [kept]
+
+    def moments(self) -> Moments:
+        """Return the central moments; the sums are used up."""
+        x, y = self.x / self.count, self.y / self.count
+        yx = self.yx / self.count - y[:, None] * np.repeat(x, len(y) // self.groups, axis=0)
+        if self.xx:
+            xx: FloatArray = np.stack(
+                [_whole(moment, self.count, mean) for moment, mean in zip(self.xx, x, strict=True)]
+            )
+        else:
+            xx = np.concatenate(self.rows).swapaxes(0, 1)
+            xx -= x[:, None, :].astype(np.float32)
+            xx /= np.float32(np.sqrt(self.count))
+        return Moments(self.count, self.origin_x + x, xx, self.origin_y + y, yx, self.yy / self.count - y**2)
 
 
-def _merged(a: Moments, b: Moments) -> Moments:
-    count = a.count + b.count
-    share_a, share_b = a.count / count, b.count / count
-    between = share_a * share_b
-    dx, dy = b.mean_x - a.mean_x, b.mean_y - a.mean_y
-    of_group = np.repeat(dx, len(dy) // len(dx), axis=0)
-    yx = share_a * a.yx + share_b * b.yx + between * dy[:, None] * of_group
-    if a.is_dense:
-        xx: FloatArray = share_a * a.xx + share_b * b.xx + between * dx[:, :, None] * dx[:, None, :]
-    else:
-        parts = (np.sqrt(share_a) * a.xx, np.sqrt(share_b) * b.xx, np.sqrt(between) * dx[:, None, :])
-        xx = np.concatenate([part.astype(np.float32) for part in parts], axis=1)
-    yy = share_a * a.yy + share_b * b.yy + between * dy**2
-    return Moments(count, a.mean_x + share_b * dx, xx, a.mean_y + share_b * dy, yx, yy)
+def _whole(lower: Float64Array, count: int, mean: Float64Array) -> Float64Array:
+    """Return the central second moment for a sum's lower triangle, made in its place."""
+    for rows in blocks(len(lower), 8 * len(lower)):
+        own = lower[rows, : rows.stop]
+        own /= count
+        own -= mean[rows, None] * mean[: rows.stop]
+    for rows in blocks(len(lower), 8 * len(lower)):
+        square = lower[rows, rows]
+        square[...] = np.tril(square) + np.tril(square, -1).T
+        lower[: rows.start, rows] = lower[rows, : rows.start].T
+    return lower.T  # Symmetric, and in C order so.
