@@ -6,16 +6,16 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from surgery.choose import Request, choose
-from surgery.errors import NothingToCutError, PlanError
+from surgery.errors import ModelError, NothingToCutError, PlanError
 from surgery.factor.statistics import Statistics
 from surgery.factor.threads import blas_threads
-from surgery.formats import Source, copy, digest, stem_of
+from surgery.formats import Source, copy, digest, is_onnx, stem_of
 from surgery.model import Model
 from surgery.ops import Chain
 from surgery.output import REPORT, check_destination, staged
@@ -38,6 +38,11 @@ class Calibration(Protocol):
         """What a plan remembers of it, as JSON values."""
         ...
 
+    @property
+    def statistics_bytes(self) -> int:
+        """What the statistics of one layer take at most; they are held one layer at a time."""
+        ...
+
     def mismatch(self, record: Mapping[str, Any]) -> str | None:
         """Return in what the data differs from what a plan remembers, None where it is the same."""
         ...
@@ -49,12 +54,13 @@ class Calibration(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What `carry_out` did: the files, and the report's facts."""
+    """What `carry_out` did: the files, the report's facts, and the seconds that it took, those of each cut by layer."""
 
     folder: Path
     files: tuple[Path, ...]
     report: Mapping[str, object]
     verdict: Verdict | None
+    timings: Mapping[str, Any]
 
 
 def make_plan(model: Model, request: Request) -> tuple[Survey, Plan]:
@@ -113,17 +119,18 @@ def carry_out(
         progress("writing", (steps - 2) / steps)
         with _timed(timings, "write"):
             paths = model.format.save(result.model, staging, stem_of(source.files))
-            beside = _write_ternary(staging / f"{stem_of(source.files)}.ternary", result)
+            beside = _write_ternary(paths[0], result)
         progress("verifying", (steps - 1) / steps)
         with _timed(timings, "verify"):
             cut = replace(source, files=paths).load()
             verdict = _verify(cut, result, paths, engines, plan.seed) if engines is not None else None
         names = _names([*paths, *beside], staging)
-        report = facts(survey(model), cut, result, plan, verdict, names, [f.name for f in source.files], notes)
+        told = [*notes, *([] if calibration is None else [_told(calibration)])]
+        report = facts(survey(model), cut, result, plan, verdict, names, [f.name for f in source.files], told)
         _write_records(staging, plan, report, timings)
     progress("done", 1.0)
     written = tuple(folder / path.relative_to(staging) for path in (*paths, *beside))
-    return Outcome(folder, written, report, verdict)
+    return Outcome(folder, written, report, verdict, timings)
 
 
 class _Clock:
@@ -140,7 +147,7 @@ class _Clock:
         """Begin the next cut."""
         self.progress(len(self.layers) + bool(self.key), f"{cut.method} {' + '.join(cut.keys)}")
         self.finished()
-        self.key, self.start, self.gathering = cut.key, time.perf_counter(), 0.0
+        self.key, self.start, self.gathering = " + ".join(cut.keys), time.perf_counter(), 0.0
 
     def statistics_for(self, keys: tuple[str, ...], done: Mapping[str, Chain]) -> Statistics:
         """Gather statistics, and measure that."""
@@ -168,11 +175,21 @@ def copy_through(source: Source, folder: Path) -> Outcome:
         paths = copy(source.files, staging)
         report = empty(plan, _names(paths, staging), [file.name for file in source.files])
         _write_records(staging, plan, report, {})
-    return Outcome(folder, tuple(folder / path.relative_to(staging) for path in paths), report, None)
+    return Outcome(folder, tuple(folder / path.relative_to(staging) for path in paths), report, None, {})
 
 
-def _write_ternary(path: Path, result: Rewritten) -> Sequence[Path]:
-    """Write the layers whose weights are -1, 0 and 1 at 2 bits each, for who builds a runtime; nothing without such."""
+def _told(calibration: Calibration) -> str:
+    """Return what a reader of the report must know of the data."""
+    record, size = calibration.record, calibration.statistics_bytes
+    fed = "the original network's inputs" if record["symmetric"] else "what the cuts before each layer leave"
+    return f"fitted to {record['images']} samples and {fed}; statistics took up to {size / 1e6:.0f} MB at a time"
+
+
+def _write_ternary(model: Path, result: Rewritten) -> Sequence[Path]:
+    """Write the layers whose weights are -1, 0 and 1 at 2 bits each, for who builds a runtime; nothing without such.
+
+    Beside an ONNX file that has the operator for it, the same file with these weights as int8 is written too.
+    """
     names = result.model.format.made(result.model)
     found = {
         name: layer
@@ -181,9 +198,18 @@ def _write_ternary(path: Path, result: Rewritten) -> Sequence[Path]:
         for key, chain in made.chains.items()
         for name, layer in ternary_layers(chain, names[key]).items()
     }
-    if found:
-        write(path, found, {})
-    return [path] if found else []
+    if not found:
+        return []
+    written = [model.with_suffix(".ternary")]
+    write(written[0], found, {})
+    if is_onnx(model):
+        from surgery.formats.onnx.ternary import with_int8
+
+        small = model.with_suffix(".int8.onnx")
+        with suppress(ModelError):  # An opset that has no DequantizeLinear.
+            with_int8(model, small)
+        written += [path for path in (small, small.with_name(f"{small.name}.data")) if path.exists()]
+    return written
 
 
 def _names(paths: Sequence[Path], folder: Path) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from surgery.calibrate import preprocess as reading
 from surgery.calibrate import transform_param
 from surgery.calibrate.data import open_data
-from surgery.calibrate.gathering import POSITIONS, gathered
+from surgery.calibrate.gathering import POSITIONS, bytes_of, gathered
 from surgery.calibrate.passes import Cursor, Progress
 from surgery.calibrate.preprocess import Preprocess
 from surgery.calibrate.record import differing, record_of, settings_of
@@ -38,6 +38,12 @@ class Calibration:
     model: Model
     keys: tuple[str, ...]
     _cursor: Cursor = field(repr=False)
+
+    @property
+    def statistics_bytes(self) -> int:
+        """What the statistics of one layer take at most; they are held one layer at a time."""
+        images, count = self.record["images"], self.record["positions"]
+        return max((bytes_of(site.op, images, count) for site in self._cursor.sites.values()), default=0)
 
     def mismatch(self, record: Mapping[str, Any]) -> str | None:
         """Return in what the data differ from what a plan remembers, None where they are the same."""

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from surgery.calibrate.calibration import Calibration
+from surgery.calibrate.gathering import bytes_of
 from surgery.calibrate.patches import Float32Array, responses
 from surgery.calibrate.record import differing
 from surgery.calibrate.twin import scales_together
@@ -76,6 +77,12 @@ class Stored:
     path: Path
     model: Model
     layers: Mapping[str, tuple[int, Mapping[str, Any]]]
+
+    @property
+    def statistics_bytes(self) -> int:
+        """What the statistics of one layer take at most; they are read one layer at a time."""
+        images, count = self.record["images"], self.record["positions"]
+        return max((bytes_of(self._op(key), images, count) for key in self.keys), default=0)
 
     def mismatch(self, record: Mapping[str, Any]) -> str | None:
         """Return in what the data differ from what a plan remembers, None where they are the same."""

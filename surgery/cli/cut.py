@@ -171,26 +171,37 @@ def _show(outcome: Outcome, *, as_json: bool) -> None:
         return
     has_data = report["calibration"] is not None
     heading = ("layer", "method", "rank", "params", "", "MACs", "", "weight error")
-    rows: list[tuple[str, ...]] = [(*heading, "response error") if has_data else heading]
+    rows: list[tuple[str, ...]] = [(*heading, *(("response error",) if has_data else ()), "solve s")]
     for row in report["layers"]:
         (p0, p1), (m0, m1) = row["params"], row["macs"]
         rank = "x".join(map(str, row["rank"]))
         share = (f"{p0:,} -> {p1:,}", tables.change(p0, p1), f"{tables.count(m0)} -> {tables.count(m1)}")
         errors = (f"{row['weight_error']:.4f}", *((_response(row),) if has_data else ()))
         name = tables.printable(row["layer"], 60)
-        rows.append((name, row["method"], rank, *share, tables.change(m0, m1), *errors))
+        rows.append(
+            (name, row["method"], rank, *share, tables.change(m0, m1), *errors, _seconds(outcome, row["layer"]))
+        )
     if len(rows) > 1:
-        click.echo(tables.table(rows, frozenset({2, 4, 6, 7, 8})) + "\n")
+        click.echo(tables.table(rows, frozenset({2, 4, 6, 7, 8, 9})) + "\n")
     for name, shown in (("params", tables.count), ("macs", tables.count), ("weight_bytes", tables.size)):
         if report["totals"]:
             a, b = report["totals"]["before"][name], report["totals"]["after"][name]
             click.echo(f"{name.replace('_', ' '):13} {shown(a)} -> {shown(b)}  {tables.change(a, b)}")
+    for row in report["layers"]:
+        if row["multiplications"] is not None:
+            text = f"{row['layer']}: {tables.count(row['multiplications'])} multiplications are left"
+            click.echo(tables.printable(f"{text} of {tables.count(row['macs'][0])}; the rest are additions"))
     for left in report["left"]:
         click.echo(tables.printable(f"left alone: {left['layer']}: {left['reason']}"))
     for note in report["notes"]:
         click.echo(f"note: {note}")
     click.echo(tables.printable(_verified(report["verified"], cut=bool(report["layers"])), 1000))
     click.echo("wrote " + " ".join(str(path) for path in outcome.files))
+
+
+def _seconds(outcome: Outcome, layer: str) -> str:
+    solved = outcome.timings.get("layers", {}).get(layer)
+    return "" if solved is None else f"{solved['solve']:.2f}"
 
 
 def _response(row: dict[str, Any]) -> str:

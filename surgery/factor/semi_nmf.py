@@ -4,12 +4,13 @@ Ding, Li and Jordan (2010), "Convex and semi-nonnegative matrix factorizations":
 by multiplicative updates of H that never raise the error. Gillis and Kumar (2015), "Exact and heuristic algorithms for
 semi-nonnegative matrix factorization": any product A B through r - 1 components is one through r with H >= 0,
 [A, -A 1] ([B; 0] + 1 c) with c the negative part of the column minima of B, so that the constraint costs at most one
-component: tail(r) <= error² <= tail(r - 1).
+component: tail(r) <= error² <= tail(r - 1). Here the corners of a regular simplex take the place of [1, -1].
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -44,8 +45,8 @@ class SemiNmf:
     """W (out, in) ≈ A B, and either B or A has no negative number; groups are cut apart.
 
     `side` says which layer is non-negative. After a ReLU the inputs are, so that with "first" the thin layer's output
-    is too. `start` is where updates begin: "closed-form" is never worse than the SVD of one rank less (to the accuracy
-    of `truncated_svd`), "kmeans" is that of Ding et al. and can be.
+    is too. `start` is where updates begin, and what is returned if they end no better: "closed-form" is never worse
+    than the SVD of one rank less (to the accuracy of `truncated_svd`), "kmeans" is that of Ding et al. and can be.
 
     The largest rank is one above the smaller side, unless the non-negative factor can be the identity before that:
     min(q, p + 1) for X (p, q) = W with "first", Wᵀ with "last". `spectrum` has a 0 at the end where it is p + 1.
@@ -97,8 +98,12 @@ class SemiNmf:
         dtype, rng = stored_dtype(op.weight), np.random.default_rng(seed)
         parts, squared_residual, squared_norm = [], 0.0, 0.0
         for group, matrix in enumerate(self._matrices(op)):
-            pair = self._factors(matrix, rank[0], metric, group, rng)
-            left, right = (part.astype(dtype) for part in _balanced(*pair))
+            pairs = [
+                tuple(part.astype(dtype) for part in _balanced(*pair))
+                for pair in self._factors(matrix, rank[0], metric, group, rng)
+            ]
+            # Updates heed the reduced problem before rounding; what they did to the whole one after it is measured.
+            left, right = min(pairs, key=partial(_squared_error, matrix, metric, group)) if pairs[1:] else pairs[0]
             residual, norm = _squares(matrix, left, right)
             squared_residual, squared_norm = squared_residual + residual, squared_norm + norm
             parts.append((left, right))
@@ -109,21 +114,22 @@ class SemiNmf:
 
     def _factors(
         self, matrix: FloatArray, rank: int, metric: Metric | None, group: int, rng: np.random.Generator
-    ) -> tuple[FloatArray, FloatArray]:
-        """Return left (m, r) and right (r, n), unbalanced."""
+    ) -> list[tuple[FloatArray, FloatArray]]:
+        """Return left (m, r) and right (r, n), unbalanced, of the start and after updates, if there are any."""
         # Distances in a metric C = L Lᵀ are plain ones between matrices times L.
         root = _root(metric.dense(group)) if isinstance(metric, DenseMetric) else None
         seen = matrix if root is None else product(matrix, root, stored_dtype(matrix))
         svd = truncated_svd(seen, min(rank, *matrix.shape))
         if self.side == "last":
             # The free factor stands on the metric's side and takes it all: none is left for the other.
-            held = _non_negative(svd.left.T, svd.values, rank, self.start, rng)
-            return held.T, _least_squares(matrix.T, held).T
+            candidates = _non_negative(svd.left.T, svd.values, rank, self.start, rng)
+            return [(held.T, _least_squares(matrix.T, held).T) for held in candidates]
         if metric is None or root is None:
-            held = _non_negative(svd.right, svd.values, rank, self.start, rng)
+            candidates = _non_negative(svd.right, svd.values, rank, self.start, rng)
         else:
-            held = _non_negative(_divided(svd.right, root), svd.values, rank, self.start, rng, metric.dense(group))
-        return _least_squares(matrix, held, metric, group), held
+            thin = _divided(svd.right, root)
+            candidates = _non_negative(thin, svd.values, rank, self.start, rng, metric.dense(group))
+        return [(_least_squares(matrix, held, metric, group), held) for held in candidates]
 
     def _shape(self, op: Op) -> tuple[int, int, int]:
         """Return (groups, m, n) of the matrices."""
@@ -160,32 +166,42 @@ def _non_negative(
     start: str,
     rng: np.random.Generator,
     metric: Float64Array | None = None,
-) -> Float64Array:
+) -> list[Float64Array]:
     """Return H (r, q) >= 0 for X with the best approximation U sqrt(S) `right` (k, q), S = `values`, in the metric.
+
+    First that of the start, then, if there are any, that after updates.
 
     For U (p, k) orthonormal, ||X - U F H||² = ||X - U Uᵀ X||² + ||Uᵀ X - F H||²: what lowers the error of the reduced
     Uᵀ X = sqrt(S) `right` lowers that of X by as much, for F within the span of U; the last least squares leave it.
     """
     columns = right.shape[1]
     if rank == columns:
-        return np.eye(columns)
+        return [np.eye(columns)]
     balanced = right.astype(np.float64)
     reduced = np.sqrt(values)[:, np.newaxis] * balanced
     if rank > len(balanced):
-        return _closed_form(balanced, rank)  # Above the rank of any X it is exact: nothing is left to update.
+        return [_closed_form(balanced, rank)]  # Above the rank of any X it is exact: nothing is left to update.
     held = _closed_form(balanced, rank) if start == "closed-form" else _clusters(reduced, rank, rng)
     # Updates that did not heed the metric could raise the error in it.
-    count = 0 if metric is not None and columns > UPDATED_SIDE else UPDATES[start]
-    return _updated(reduced, held, count, metric)
+    is_updated = metric is None or columns <= UPDATED_SIDE
+    return [held, _updated(reduced, held, UPDATES[start], metric)] if is_updated else [held]
 
 
 def _closed_form(right: Float64Array, rank: int) -> Float64Array:
-    """Return H of the same row space as the first r - 1 rows of `right` and a vector of ones added (Gillis, Kumar)."""
+    """Return H of the same row space as the first r - 1 rows of `right` and a vector of ones added (Gillis, Kumar).
+
+    Instead of [1, -1 1], whose last corner is sqrt(r - 1) times as far out as the others, a regular simplex P carries
+    the shift: B = P (Pᵀ B + 1 c) for any c, as P Pᵀ = 1 and P 1 = 0. It then enlarges all components alike, and the
+    more evenly for rows of norm 1.
+    """
     if rank == 1:
         positive, negative = np.maximum(right, 0), np.maximum(-right, 0)
         return positive if np.linalg.norm(positive) >= np.linalg.norm(negative) else negative
-    rows = right[: rank - 1]
-    result: Float64Array = np.vstack([rows, np.zeros(rows.shape[1])]) - np.minimum(rows.min(axis=0), 0)
+    norms = np.linalg.norm(right[: rank - 1], axis=1, keepdims=True)
+    unit = np.divide(right[: rank - 1], norms, out=np.zeros_like(right[: rank - 1]), where=norms > 0)
+    along = unit.sum(axis=0) / np.sqrt(rank)
+    rows = np.vstack([unit - along * (1 + np.sqrt(rank)) / (rank - 1), along])
+    result: Float64Array = rows - rows.min(axis=0)
     return result
 
 
@@ -272,6 +288,14 @@ def _balanced(left: FloatArray, right: FloatArray) -> tuple[FloatArray, FloatArr
     over = np.linalg.norm(left, axis=0), np.linalg.norm(right, axis=1)
     share = np.sqrt(np.divide(over[1], over[0], out=np.ones(len(right)), where=(over[0] > 0) & (over[1] > 0)))
     return left * share, right / share[:, np.newaxis]
+
+
+def _squared_error(matrix: FloatArray, metric: Metric | None, group: int, pair: tuple[FloatArray, FloatArray]) -> float:
+    """Return the squared error of left @ right, a `pair` as stored, in one group of the metric, if there is one."""
+    if metric is None:
+        return _squares(matrix, *pair)[0]
+    missing = matrix - product(*pair)
+    return float(np.einsum("ij,ij->", missing, metric.times(group, missing)))
 
 
 def _squares(matrix: FloatArray, left: FloatArray, right: FloatArray) -> tuple[float, float]:

@@ -49,7 +49,7 @@ WIDER = 1.5  # Directions of each mode that sweeps choose among, as a multiple o
 # Numbers in a weight from which on, unless it is float64 itself, subspaces are sought in float32, and a sweep that
 # takes less than half EXCESS off the squared error is the last. The relative error of VGG-16's conv4_2 at (128, 128)
 # ends 2e-4 of itself above the one of a search to the end, in a tenth of the time.
-LARGE_SIZE = 2**20
+LARGE_SIZE = 2**19
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def _groups(conv: Conv2d) -> list[FloatArray]:
 
 def _row_blocks(weight: FloatArray) -> Iterator[tuple[slice, Float64Array]]:
     """Yield float64 blocks (b, taps, inputs) of (outputs, inputs, taps): inputs last, for one large product."""
-    for rows in blocks(len(weight), 8 * weight[0].size):
+    for rows in blocks(len(weight), 16 * weight[0].size):  # The block and what is taken from it.
         yield rows, weight[rows].swapaxes(1, 2).astype(np.float64, order="C")
 
 

@@ -11,7 +11,7 @@ FloatArray = npt.NDArray[np.floating]
 Float64Array = npt.NDArray[np.float64]
 Size = tuple[int, int]  # (height, width) in pixels
 
-BLOCK_BYTES = 8 * 2**20  # Large enough for BLAS to run at full speed, small beside any layer worth blocking.
+BLOCK_BYTES = 4 * 2**20  # Large enough for BLAS to run at full speed, small beside any layer worth blocking.
 
 
 def blocks(length: int, item_bytes: int) -> Iterator[slice]:

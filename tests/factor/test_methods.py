@@ -8,6 +8,7 @@ import pytest
 from surgery.errors import PlanError
 from surgery.factor import METHODS
 from surgery.factor import tucker2 as tucker2_module
+from surgery.factor.solver import EXCESS
 from surgery.ops import Conv2d, Linear
 from tests.cases import OPS, normal
 
@@ -106,6 +107,28 @@ def test_tucker2_in_small_blocks_is_tucker2(monkeypatch: pytest.MonkeyPatch) -> 
     blocked = METHODS["tucker2"].factor(op, (8, 6))
     # Sums in another order; the iteration may stop a sweep earlier or later, worth 1e-6 of ||W||^2.
     assert blocked.relative_error == pytest.approx(whole.relative_error, abs=1e-5)
+
+
+def test_tucker2_of_a_large_layer_ends_within_a_thousandth_of_the_search_to_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kernels = np.random.default_rng(7).standard_normal((60, 50, 3, 3))
+    fading = kernels * np.arange(1, 61)[:, None, None, None] ** -0.5 * np.arange(1, 51)[:, None, None] ** -0.5
+    op = Conv2d(fading.astype(np.float32))
+    whole = METHODS["tucker2"].factor(op, (20, 15)).relative_error
+    monkeypatch.setattr(tucker2_module, "LARGE_SIZE", 0)
+    assert METHODS["tucker2"].factor(op, (20, 15)).relative_error <= whole * (1 + EXCESS)
+
+
+def test_tucker2_of_a_large_layer_that_float32_is_too_coarse_for_is_sought_in_float64(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(8)
+    u_out, u_in = rng.standard_normal((60, 5)), rng.standard_normal((50, 4)) * 10.0 ** -np.arange(4)
+    op = Conv2d(np.einsum("op,pqhw,iq->oihw", u_out, rng.standard_normal((5, 4, 3, 3)), u_in).astype(np.float32))
+    monkeypatch.setattr(tucker2_module, "LARGE_SIZE", 0)
+    # The last of the inputs' directions has 1e-6 of the energy, float32's Gram matrices an error of 1e-6.
+    assert METHODS["tucker2"].factor(op, (5, 4)).relative_error < 1e-6
 
 
 def test_an_unaligned_read_only_layer_past_one_block_is_factored(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from surgery.factor import tail_energy
+from surgery.factor import semi_nmf, tail_energy
 from surgery.factor.metric import DenseMetric, SampledMetric
-from surgery.factor.semi_nmf import SemiNmf, _updated
+from surgery.factor.semi_nmf import SemiNmf, _closed_form, _updated
 from surgery.factor.solver import truncated_svd
 from surgery.ops import Conv2d, Linear, collapse
 from tests.cases import OPS, low_rank, normal, rounding
 
 SIDES = {"first": 0, "last": 1}
 ABLE = {name: op for name, op in OPS.items() if SemiNmf().refusal(op) is None}
+# Orthonormal rows: all singular values are 1, for which the constraint swells factors most.
+FLAT = np.linalg.qr(normal(12, 300, 200))[0].T
 every_side = pytest.mark.parametrize("side", SIDES)
 every_layer = pytest.mark.parametrize("name", ABLE)
 
@@ -59,13 +61,49 @@ def test_full_rank_reproduces_the_layer(name: str, side: str, start: str) -> Non
 
 
 @every_side
+@pytest.mark.parametrize("spectrum", ["noise", "flat"])
 @pytest.mark.parametrize("rank", [1, 10, 60, 199])
-def test_the_factors_are_at_most_ten_times_as_large_as_the_svds(side: str, rank: int) -> None:
-    op = Linear(normal(1, 200, 300))  # Noise: the flattest spectrum, for which the constraint swells factors most.
+def test_the_factors_are_at_most_four_times_as_large_as_the_svds(side: str, spectrum: str, rank: int) -> None:
+    op = Linear(FLAT if spectrum == "flat" else normal(1, 200, 300))
     svd, fit = truncated_svd(op.weight, rank), SemiNmf(side).factor(op, (rank,))
     first, last = (stage.weight for stage in (fit.chain.first, fit.chain.last))
     largest = max(np.linalg.norm(first, axis=1).max(), np.linalg.norm(last, axis=0).max())
-    assert largest <= 10 * np.linalg.norm(svd.left, axis=0).max()
+    # Ten is the promise at any rank. A component that takes the shift for all others would be 6 times as large here,
+    # and grow with the root of the root of the rank.
+    assert largest <= 4 * np.linalg.norm(svd.left, axis=0).max()
+
+
+@every_side
+@pytest.mark.parametrize("start", ["closed-form", "kmeans"])
+@pytest.mark.parametrize("is_weighed", [False, True])
+def test_what_updates_end_with_is_no_worse_than_their_start(
+    side: str, start: str, is_weighed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    op, rank, method = Linear(normal(3, 20, 30)), (8,), SemiNmf(side, start)
+    samples = np.random.default_rng(4).standard_normal((100, 30)) * np.logspace(0, -2, 30)
+    metric = DenseMetric((samples.T @ samples / 100 + 1e-6 * np.eye(30))[np.newaxis]) if is_weighed else None
+
+    def error() -> float:
+        missing = op.weight - collapse(method.factor(op, rank, metric=metric).chain).weight
+        return metric.squared(missing) if metric else float(np.vdot(missing, missing))
+
+    updated = error()
+    monkeypatch.setattr(semi_nmf, "_updated", lambda reduced, held, count, metric: np.ones_like(held))
+    begun = error()  # Of a product of rank 1, were it not for the start.
+    monkeypatch.setattr(semi_nmf, "_updated", lambda reduced, held, count, metric: held)
+    assert begun == error()
+    assert updated <= begun
+    assert start == "closed-form" or updated < 0.99 * begun
+
+
+@pytest.mark.parametrize("rank", [2, 3, 10])
+def test_the_closed_form_spans_the_rows_and_adds_one_shift_to_all(rank: int) -> None:
+    rows = np.random.default_rng(11).standard_normal((rank - 1, 40)) * np.logspace(0, -3, rank - 1)[:, np.newaxis]
+    held = _closed_form(rows, rank)
+    free = np.linalg.lstsq(held.T, rows.T)[0].T
+    # Float64 at a condition of ten: the simplex has none.
+    np.testing.assert_allclose(free @ held, rows, rtol=0, atol=1e-13)
+    np.testing.assert_array_equal(held.min(axis=0), 0)
 
 
 @pytest.mark.parametrize("is_weighed", [False, True])
