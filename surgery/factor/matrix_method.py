@@ -29,9 +29,10 @@ class MatrixMethod(ABC):
     """A `Method` whose rank is one number: the rank of the weight seen as one matrix M (m, n) per group.
 
     Law, besides those of `Method`: without a metric the squared error is exactly the tail energy of `spectrum` at the
-    rank, and no chain of this form has a smaller one (Eckart and Young, 1936); with one that is so for the error in the
-    metric, where a row of M is one of the weight. Members say only how the weight is unfolded and how left (m, r) and
-    right (r, n) factors fold back into layers: the right one runs first.
+    rank, and no chain of this form has a smaller one (Eckart and Young, 1936), but that of large float32 layers may be
+    above it by a share of 2 `solver.EXCESS`; with a metric that is so for the error in it, where a row of M is one of
+    the weight. Members say only how the weight is unfolded and how left (m, r) and right (r, n) factors fold back into
+    layers: the right one runs first.
     """
 
     name: ClassVar[str]

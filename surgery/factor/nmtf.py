@@ -253,6 +253,8 @@ def _lifted(basis: Float64Array, width: int) -> Float64Array:
     if width == 1:
         return np.abs(basis)
     unit = _unit(basis)[0]
+    # Of either sign the one that needs less of a shift: what all columns have in common costs digits.
+    unit = np.where(unit.max(axis=0) < -unit.min(axis=0), -unit, unit)
     shift = np.maximum(0, -unit.min(axis=1, keepdims=True)) + LIFT / np.sqrt(len(unit))
     return np.hstack([unit + shift, shift])
 
