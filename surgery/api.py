@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Literal
 
 from surgery import formats
-from surgery.choose import Amount, Request, parse_selector
+from surgery.choose import Amount, Request, parse_options, parse_selector
 from surgery.choose.request import DEFAULT_METHODS, parse_methods, parse_rank
 from surgery.errors import PlanError
 from surgery.model import Model, Shape
 from surgery.output import staged, staged_file
-from surgery.pipeline import make_plan
+from surgery.pipeline import check_calibration, make_plan
 from surgery.plans import Plan
 from surgery.rewriting import rewrite as _rewrite
 
@@ -35,23 +36,55 @@ def plan(
     energy: float | None = None,
     params: float | None = None,
     macs: float | None = None,
+    options: Mapping[str, str] | None = None,
+    share: bool = False,
     force: bool = False,
 ) -> Plan:
     """Choose cuts: `layers` as the command line's --layer takes them, amounts as its --rank, --energy and so on.
 
-    Ratios (`params`, `macs`) are what may remain of the whole network. Raises PlanError.
+    Ratios (`params`, `macs`) are what may remain of the whole network. `options` are the methods' own; with `share`,
+    layers that read the same value share all factors but the last. Raises PlanError.
     """
     selectors = tuple(parse_selector(text) for text in ([layers] if isinstance(layers, str) else layers))
     amount = Amount(parse_rank(str(rank)) if rank is not None else (), energy, params, macs)
     methods = parse_methods(method) if method else DEFAULT_METHODS
-    return make_plan(model, Request(selectors, methods, amount, force))[1]
+    chosen = parse_options([f"{name}={value}" for name, value in (options or {}).items()])
+    return make_plan(model, Request(selectors, methods, amount, force, options=chosen, share=share))[1]
 
 
-def rewrite(model: Model, plan: Plan) -> Model:
-    """Return the model with the plan carried out; raises PlanError when the plan is for other files."""
+def rewrite(
+    model: Model,
+    plan: Plan,
+    data: str | PathLike[str] | None = None,
+    *,
+    preprocess: str | PathLike[str] | None = None,
+    images: int | None = None,
+    symmetric: bool = False,
+    refit: bool = True,
+) -> Model:
+    """Return the model with the plan carried out, fitted to calibration data where there are any.
+
+    `data` and what follows are as the command line's --calibrate, --preprocess and so on; a plan that remembers its
+    data takes only `data`, the same again. Raises PlanError when the plan is for other files or fitted to other data,
+    DataError for data that cannot be read.
+    """
     if plan.digest != model.format.digest(model):
         raise PlanError("the plan was made for other files; plan anew")
-    return _rewrite(model, plan).model
+    if data is None:
+        return _rewrite(model, plan).model
+    from surgery import calibrate
+
+    keys = tuple(key for cut in plan.cuts for key in cut.keys)
+    if plan.calibration is not None:
+        with calibrate.replayed(model, Path(data), keys, plan.calibration) as given:
+            check_calibration(plan, given)
+            return _rewrite(model, plan, statistics_for=given.statistics_for).model
+    read = None if preprocess is None else Path(preprocess)
+    with calibrate.calibration(
+        model, Path(data), keys, preprocess=read, images=images, symmetric=symmetric, seed=plan.seed
+    ) as given:
+        fitted = replace(plan, calibration=given.record, refit=refit)
+        return _rewrite(model, fitted, statistics_for=given.statistics_for).model
 
 
 def save(model: Model, folder: str | PathLike[str], stem: str = "model") -> tuple[Path, ...]:

@@ -19,7 +19,6 @@ from surgery.calibrate.record import differing, record_of, settings_of
 from surgery.calibrate.twin import together, twin_of
 from surgery.errors import DataError, PlanError
 from surgery.factor.statistics import Statistics
-from surgery.formats import Source
 from surgery.model import Model
 from surgery.ops import Chain
 
@@ -65,7 +64,7 @@ class Calibration:
 
 @contextmanager
 def calibration(
-    source: Source,
+    model: Model,
     data: Path,
     keys: Sequence[str],
     *,
@@ -93,7 +92,6 @@ def calibration(
     if scratch is not None and not scratch.is_dir():
         raise DataError(scratch, "no such folder; --scratch is one that is there")
     given = reading.read(preprocess) if isinstance(preprocess, Path) else preprocess
-    model = source.load()
     with tempfile.TemporaryDirectory(prefix="surgery-", dir=scratch) as name:
         twin = twin_of(model, keys, Path(name))
         found = open_data(data, twin.inputs, given, lambda: transform_param.stated(model), images)
@@ -104,7 +102,7 @@ def calibration(
 
 @contextmanager
 def replayed(
-    source: Source,
+    model: Model,
     data: Path,
     keys: Sequence[str],
     record: Mapping[str, Any],
@@ -118,5 +116,5 @@ def replayed(
     Raises PlanError for a record that `calibration` did not write.
     """
     settings = settings_of(record)
-    with calibration(source, data, keys, scratch=scratch, threads=threads, progress=progress, **settings) as found:
+    with calibration(model, data, keys, scratch=scratch, threads=threads, progress=progress, **settings) as found:
         yield found

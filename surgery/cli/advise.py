@@ -64,7 +64,7 @@ def advise(
     if macs is None and params is None:
         raise PlanError("how much is to remain? give --macs or --params, a share of the layer's own", layer)
     source = options.source(files, asked["shapes"], asked["phase"], asked["level"], asked["stages"])
-    with bar() as progress, data.calibration(source, (layer,), asked, seed, progress) as given:
+    with bar() as progress, data.calibration(source.load(), (layer,), asked, seed, progress) as given:
         statistics = given.statistics_for((layer,), {}) if given is not None else None
         amount = Amount(params=params, macs=macs)
         advice = tried(

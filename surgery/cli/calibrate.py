@@ -48,7 +48,7 @@ def calibrate(
     settings = {name: asked[name] for name in names}
     with (
         bar() as progress,
-        calibration(source, path, keys, symmetric=True, seed=seed, progress=progress, **settings) as d,
+        calibration(model, path, keys, symmetric=True, seed=seed, progress=progress, **settings) as d,
     ):
         save(d, keys, output)
     click.echo(f"{len(keys)} layers, {tables.size(output.stat().st_size)}")

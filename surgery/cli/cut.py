@@ -62,7 +62,7 @@ def compress(files: tuple[Path, ...], output: Path, runtime: str, *, as_json: bo
     else:
         model = source.load()
         made = _plan(model, asked)
-        with bar() as progress, data.calibration(source, _keys(made), asked, made.seed, progress) as given:
+        with bar() as progress, data.calibration(model, _keys(made), asked, made.seed, progress) as given:
             made = made if given is None else replace(made, calibration=given.record, refit=asked["refit"])
             outcome = carry_out(source, model, made, output, _engines(runtime), progress, given)
     _show(outcome, as_json=as_json)
@@ -89,10 +89,11 @@ def plan(files: tuple[Path, ...], output: Path | None, **asked: Any) -> None:
         made = Plan(digest(files), ())
     else:
         source = _source(files, asked)
-        made = _plan(source.load(), asked)
+        model = source.load()
+        made = _plan(model, asked)
         if not made.cuts:
             raise NothingToCutError(tuple(f"{left.key}: {left.reason}" for left in made.left))
-        with data.calibration(source, _keys(made), asked, made.seed) as given:
+        with data.calibration(model, _keys(made), asked, made.seed) as given:
             made = made if given is None else replace(made, calibration=given.record, refit=asked["refit"])
     if output is None:
         click.echo(to_json(made), nl=False)
@@ -136,9 +137,10 @@ def apply(
     if not chosen.cuts:
         outcome = copy_through(source, output)
     else:
-        with bar() as progress, data.recorded(source, chosen, asked, progress) as given:
+        model = source.load()
+        with bar() as progress, data.recorded(model, chosen, asked, progress) as given:
             check_calibration(chosen, given)
-            outcome = carry_out(source, source.load(), chosen, output, _engines(runtime), progress, given, notes)
+            outcome = carry_out(source, model, chosen, output, _engines(runtime), progress, given, notes)
     _show(outcome, as_json=as_json)
 
 

@@ -12,7 +12,7 @@ from surgery.cli.options import FILE, Command, stacked
 from surgery.errors import PlanError
 
 if TYPE_CHECKING:
-    from surgery.formats import Source
+    from surgery.model import Model
     from surgery.pipeline import Calibration
     from surgery.plans import Plan
 
@@ -79,7 +79,7 @@ def again_options(command: Command) -> Command:
 
 @contextmanager
 def calibration(
-    source: Source,
+    model: Model,
     keys: tuple[str, ...],
     asked: dict[str, Any],
     seed: int,
@@ -90,13 +90,13 @@ def calibration(
     if asked["statistics"]:
         from surgery.calibrate import from_file
 
-        yield from_file(asked["statistics"], source.load())
+        yield from_file(asked["statistics"], model)
     elif asked["calibrate"]:
         from surgery.calibrate import calibration as gathered
 
         names = ("preprocess", "images", "positions", "symmetric", "scratch")
         settings = {name: asked[name] for name in names}
-        with gathered(source, asked["calibrate"], keys, seed=seed, progress=progress, **settings) as data:
+        with gathered(model, asked["calibrate"], keys, seed=seed, progress=progress, **settings) as data:
             yield data
     else:
         yield None
@@ -104,7 +104,7 @@ def calibration(
 
 @contextmanager
 def recorded(
-    source: Source, plan: Plan, asked: dict[str, Any], progress: Progress = lambda text, share: None
+    model: Model, plan: Plan, asked: dict[str, Any], progress: Progress = lambda text, share: None
 ) -> Iterator[Calibration | None]:
     """Give the data that the command line names, read as the plan remembers it; None without any."""
     _check_one(asked)
@@ -113,13 +113,13 @@ def recorded(
     elif asked["statistics"]:
         from surgery.calibrate import from_file
 
-        yield from_file(asked["statistics"], source.load())
+        yield from_file(asked["statistics"], model)
     else:
         from surgery.calibrate import replayed
 
         keys = tuple(key for cut in plan.cuts for key in cut.keys)
         with replayed(
-            source, asked["calibrate"], keys, plan.calibration, scratch=asked["scratch"], progress=progress
+            model, asked["calibrate"], keys, plan.calibration, scratch=asked["scratch"], progress=progress
         ) as data:
             yield data
 

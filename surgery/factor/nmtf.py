@@ -39,7 +39,6 @@ from surgery.factor.trifactor import (
 )
 from surgery.factor.tucker2 import _balanced, _contract_inputs, _iterate, _row_blocks, _squared_residual
 from surgery.ops import Chain, Conv2d, Float64Array, FloatArray, Linear, Op
-from surgery.ops.array import BLOCK_BYTES
 
 MAX_SWEEPS = 200
 # Rows of a shifted basis touch zero, and multiplicative steps cannot leave zero: lift all a little, as far as the
@@ -153,8 +152,6 @@ class Nmtf:
         )
         start = best if self.algorithm == "free" else STARTS[self.start]
         factors = start(weight, wide, rng)
-        if 8 * weight.size <= BLOCK_BYTES:
-            weight = weight.astype(np.float64)  # Once, instead of in every sweep.
         if self.algorithm != "free":
             factors, _ = improve(weight, factors, factors.all_kept, step, MAX_SWEEPS, total)
         if wide != tuple(rank):

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from surgery.errors import PlanError
-from surgery.factor.krylov import leading_left_vectors
+from surgery.factor.krylov import leading_left_vectors, suits_float32
 from surgery.ops.array import Float64Array, FloatArray, blocks
 
 # On one thread LAPACK's SVD of 256 x 2304 takes 0.08 s against 0.02 s by the Gram matrix; of 512 x 4608, 0.45 s
@@ -210,7 +210,7 @@ def _truncate_wide(matrix: FloatArray, rank: int) -> TruncatedSvd:
 def _by_gram(matrix: FloatArray, rank: int) -> tuple[Float64Array, FloatArray]:
     """Return the squared singular values and left vectors (m, rank), in float32 where that is good enough."""
     moments = gram(matrix)
-    if _is_large(matrix):
+    if _is_large(matrix) and suits_float32(moments.trace()):
         squares, u = leading_eigenvectors(moments.astype(np.float32), rank)
         if float32_loss(squares[0], rank) <= 2 * EXCESS * (moments.trace() - squares.sum(dtype=np.float64)):
             return squares.astype(np.float64), u

@@ -61,7 +61,7 @@ def halves(op: Op) -> Chain:
 def test_symmetric_statistics_are_those_of_all_patches_of_the_original_network(tmp_path: Path) -> None:
     source, data = net(tmp_path), images(COUNT)
     model, blobs = source.load(), blobs_of(source.files, data)
-    with calibration(source, saved(tmp_path, data), KEYS, positions=EVERYWHERE, symmetric=True) as found:
+    with calibration(source.load(), saved(tmp_path, data), KEYS, positions=EVERYWHERE, symmetric=True) as found:
         assert found.keys == KEYS
         for key in KEYS:
             x = [image[BOTTOMS[key]] for image in blobs]
@@ -74,7 +74,7 @@ def test_asymmetric_inputs_are_those_of_the_really_cut_network_and_outputs_the_o
     source, data = net(tmp_path), images(COUNT)
     model, blobs = source.load(), blobs_of(source.files, data)
     done: dict[str, Chain] = {}
-    with calibration(source, saved(tmp_path, data), KEYS, positions=EVERYWHERE) as found:
+    with calibration(source.load(), saved(tmp_path, data), KEYS, positions=EVERYWHERE) as found:
         for key in KEYS:
             folder = tmp_path / key
             folder.mkdir()
@@ -91,7 +91,7 @@ def test_asymmetric_inputs_are_those_of_the_really_cut_network_and_outputs_the_o
 def test_what_follows_a_layer_is_told(tmp_path: Path) -> None:
     source, data = net(tmp_path), images(6)
     blobs = blobs_of(source.files, data)
-    with calibration(source, saved(tmp_path, data), KEYS, symmetric=True) as found:
+    with calibration(source.load(), saved(tmp_path, data), KEYS, symmetric=True) as found:
         told = {key: found.statistics_for((key,), {}) for key in KEYS}
     assert {key: each.relu for key, each in told.items()} == dict.fromkeys(KEYS, False) | {"conv1": True, "left": True}
     assert [key for key, each in told.items() if each.scale is not None] == ["conv1"]
@@ -110,9 +110,9 @@ def test_layers_that_read_one_value_are_told_side_by_side(tmp_path: Path) -> Non
     text += 'layer { name: "bn" type: "Power" bottom: "a" top: "pow" power_param { scale: 3 } }'
     source = Source(write_net(tmp_path, text, {"a": conv_blobs(4, 3, 3, 3, seed=1), "b": conv_blobs(4, 3, 3, 3)}))
     data = saved(tmp_path, np.random.default_rng(0).standard_normal((7, 3, 6, 6)).astype("f"))
-    with calibration(source, data, ("a", "b"), symmetric=True) as found:
+    with calibration(source.load(), data, ("a", "b"), symmetric=True) as found:
         both = found.statistics_for(("b", "a"), {})
-    with calibration(source, data, ("a", "b"), symmetric=True) as found:
+    with calibration(source.load(), data, ("a", "b"), symmetric=True) as found:
         alone = found.statistics_for(("b",), {})
     assert both.moments.yx.shape == (8, 27)
     np.testing.assert_array_equal(both.samples.x, alone.samples.x)
@@ -130,7 +130,7 @@ def test_a_cut_branch_that_leads_to_no_later_layer_changes_nothing(tmp_path: Pat
     data = np.random.default_rng(0).standard_normal((9, 6)).astype("f")
     model = source.load()
     for cut in ("side", "trunk"):
-        with calibration(source, saved(tmp_path, data), names) as found:
+        with calibration(source.load(), saved(tmp_path, data), names) as found:
             found.statistics_for(("trunk",), {})
             inputs = found.statistics_for(("end",), {cut: halves(op_of(model, cut))}).samples.x
         trunk = op_of(model, "trunk") if cut == "side" else halves(op_of(model, "trunk"))
@@ -151,7 +151,7 @@ def test_what_is_read_once_more_later_is_kept_until_then(tmp_path: Path) -> None
     blobs = {name: dense_blobs(6, 18 if name == "d" else 6, seed=i) for i, name in enumerate("abcd")}
     source = Source(write_net(tmp_path, text, blobs))
     data = np.random.default_rng(0).standard_normal((9, 6)).astype("f")
-    with calibration(source, saved(tmp_path, data), tuple("abcd"), symmetric=True) as found:
+    with calibration(source.load(), saved(tmp_path, data), tuple("abcd"), symmetric=True) as found:
         told = {key: found.statistics_for((key,), {}) for key in found.keys}
     kept = [i for i in range(9) if not is_held_out(i, 9)]
     wanted = np.stack([blobs["all"][0] for blobs in blobs_of(source.files, data[kept])])
@@ -165,7 +165,7 @@ def test_a_training_network_is_calibrated_as_it_is_deployed(tmp_path: Path) -> N
     found = []
     for file in ("deploy.prototxt", "train_val.prototxt"):
         source = Source((folder / file, folder / "digits.caffemodel"), shapes=(("data", (1, 1, 8, 8)),))
-        with calibration(source, data, ("ip1", "ip2"), symmetric=True) as each:
+        with calibration(source.load(), data, ("ip1", "ip2"), symmetric=True) as each:
             found.append(each.statistics_for(("ip2",), {}))
     np.testing.assert_array_equal(found[0].samples.x, found[1].samples.x)
 
@@ -177,8 +177,8 @@ def test_an_onnx_model_is_calibrated_as_the_caffe_model_it_was_made_from(tmp_pat
         to_onnx(source.load(), batch=batch).save(path)
         done = {"conv1": halves(op_of(source.load(), "conv1"))}
         with (
-            calibration(source, data, KEYS) as caffe,
-            calibration(Source((path,)), data, KEYS) as onnx,
+            calibration(source.load(), data, KEYS) as caffe,
+            calibration(Source((path,)).load(), data, KEYS) as onnx,
         ):
             assert onnx.keys == caffe.keys
             for key in KEYS[1:]:
@@ -196,7 +196,7 @@ def test_a_network_whose_shapes_hang_on_its_batch_runs_with_that_batch(tmp_path:
     """
     source = Source(write_net(tmp_path, text, {"one": dense_blobs(6, 6), "two": dense_blobs(6, 6, seed=1)}))
     data = np.random.default_rng(0).standard_normal((7, 6)).astype("f")
-    with calibration(source, saved(tmp_path, data), ("one", "two"), symmetric=True) as found:
+    with calibration(source.load(), saved(tmp_path, data), ("one", "two"), symmetric=True) as found:
         statistics = found.statistics_for(("two",), {})
     kept = [i for i in range(7) if not is_held_out(i, 7)]
     x = op_of(source.load(), "one").apply(data)
@@ -208,7 +208,7 @@ def test_the_same_seed_gives_the_same_positions_whatever_other_layers_there_are(
     source, data = net(tmp_path), saved(tmp_path, images(6))
     found = []
     for keys, seed in ((KEYS, 0), (("right",), 0), (("right",), 1)):
-        with calibration(source, data, keys, positions=5, seed=seed, symmetric=True) as each:
+        with calibration(source.load(), data, keys, positions=5, seed=seed, symmetric=True) as each:
             found.append(each.statistics_for(("right",), {}).samples.x)
     np.testing.assert_array_equal(found[0], found[1])
     assert not np.array_equal(found[0], found[2])
@@ -216,7 +216,7 @@ def test_the_same_seed_gives_the_same_positions_whatever_other_layers_there_are(
 
 def test_samples_stay_within_their_bounds_and_come_from_all_images(tmp_path: Path) -> None:
     source, data = net(tmp_path), saved(tmp_path, images(150))
-    with calibration(source, data, ("conv1",), positions=EVERYWHERE, symmetric=True) as found:
+    with calibration(source.load(), data, ("conv1",), positions=EVERYWHERE, symmetric=True) as found:
         statistics = found.statistics_for(("conv1",), {})
     assert len(statistics.samples) == SAMPLES
     assert len(statistics.held_out) == SAMPLES_HELD_OUT
@@ -230,7 +230,7 @@ def test_no_scratch_is_left_behind_and_no_more_is_spooled_than_two_networks_need
     source, data = net(tmp_path), saved(tmp_path, images(COUNT))
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    with calibration(source, data, KEYS, scratch=scratch) as found:
+    with calibration(source.load(), data, KEYS, scratch=scratch) as found:
         done = {key: halves(op_of(source.load(), key)) for key in KEYS}
         for key in KEYS:
             found.statistics_for((key,), done)
@@ -242,7 +242,7 @@ def test_no_scratch_is_left_behind_and_no_more_is_spooled_than_two_networks_need
 
 def test_layers_are_asked_for_in_running_order(tmp_path: Path) -> None:
     source, data = net(tmp_path), saved(tmp_path, images(2))
-    with calibration(source, data, KEYS) as found:
+    with calibration(source.load(), data, KEYS) as found:
         found.statistics_for(("left",), {})
         found.statistics_for(("left",), {})
         with pytest.raises(ValueError, match="running order"):
@@ -253,33 +253,39 @@ def test_a_full_disk_is_told_before_it_is_full(tmp_path: Path, monkeypatch: pyte
     source, data = net(tmp_path), saved(tmp_path, images(2))
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1, 1, 1000))
-    with calibration(source, data, KEYS) as found, pytest.raises(DataError, match=r"0\.0 GB are free.*--scratch"):
+    with (
+        calibration(source.load(), data, KEYS) as found,
+        pytest.raises(DataError, match=r"0\.0 GB are free.*--scratch"),
+    ):
         found.statistics_for(("ip",), {})
 
 
 def test_what_cannot_be_calibrated_is_said_in_one_line(tmp_path: Path) -> None:
     source, data = net(tmp_path), saved(tmp_path, images(2))
     for keys, words in ((("nothing",), "no layer is named 'nothing'"), (("relu1",), "no part of the network")):
-        with pytest.raises(PlanError, match=words), calibration(source, data, keys):
+        with pytest.raises(PlanError, match=words), calibration(source.load(), data, keys):
             pass
-    with pytest.raises(DataError, match="no such folder"), calibration(source, data, KEYS, scratch=tmp_path / "no"):
+    with (
+        pytest.raises(DataError, match="no such folder"),
+        calibration(source.load(), data, KEYS, scratch=tmp_path / "no"),
+    ):
         pass
-    with pytest.raises(PlanError, match="positions is 0"), calibration(source, data, KEYS, positions=0):
+    with pytest.raises(PlanError, match="positions is 0"), calibration(source.load(), data, KEYS, positions=0):
         pass
 
 
 def test_a_plan_finds_the_same_data_again_and_notices_others(tmp_path: Path) -> None:
     source, data = net(tmp_path), saved(tmp_path, images(6))
-    with calibration(source, data, ("ip",), positions=3, seed=4, images=5) as first:
+    with calibration(source.load(), data, ("ip",), positions=3, seed=4, images=5) as first:
         record = dict(first.record)
         wanted = first.statistics_for(("ip",), {})
-    with replayed(source, data, ("ip",), record) as again:
+    with replayed(source.load(), data, ("ip",), record) as again:
         assert again.mismatch(record) is None
         np.testing.assert_array_equal(again.statistics_for(("ip",), {}).samples.x, wanted.samples.x)
     saved(tmp_path, images(6, seed=1))
-    with replayed(source, data, ("ip",), record) as other:
+    with replayed(source.load(), data, ("ip",), record) as other:
         assert "digest" in str(other.mismatch(record))
-    with calibration(source, data, ("ip",), symmetric=True) as other:
+    with calibration(source.load(), data, ("ip",), symmetric=True) as other:
         assert "--calibrate" in str(other.mismatch(record))
-    with pytest.raises(PlanError, match="seed is 'x'"), replayed(source, data, ("ip",), record | {"seed": "x"}):
+    with pytest.raises(PlanError, match="seed is 'x'"), replayed(source.load(), data, ("ip",), record | {"seed": "x"}):
         pass

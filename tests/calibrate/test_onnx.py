@@ -58,7 +58,7 @@ def test_inputs_and_outputs_are_those_that_the_runtime_computes(tmp_path: Path, 
     model, reads = source.load(), {"one": "x", "two": "b", "fc1": "flat", "fc2": "e"}
     makes, done = {"one": "a", "two": "c", "fc1": "d", "fc2": "y"}, {}
     original = blobs_of(source.files, images, "x")
-    with calibration(source, saved(tmp_path, images), KEYS, positions=100) as found:
+    with calibration(source.load(), saved(tmp_path, images), KEYS, positions=100) as found:
         for key in KEYS:
             (tmp_path / key).mkdir()
             cut = model.edit(*(Splice(name, chain) for name, chain in done.items()))

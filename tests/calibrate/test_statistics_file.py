@@ -22,10 +22,10 @@ DIGITS = REPOSITORY / "models" / "digits"
 def kept(tmp_path: Path) -> tuple[Source, Path, dict[str, Statistics]]:
     """A network, the file of its statistics, and these as they were gathered."""
     source, data, path = net(tmp_path), saved(tmp_path, images(12)), tmp_path / "net.statistics"
-    with calibration(source, data, KEYS, symmetric=True) as found:
+    with calibration(source.load(), data, KEYS, symmetric=True) as found:
         size = save(found, KEYS, path)
     assert size == path.stat().st_size
-    with calibration(source, data, KEYS, symmetric=True) as found:
+    with calibration(source.load(), data, KEYS, symmetric=True) as found:
         return source, path, {key: found.statistics_for((key,), {}) for key in KEYS}
 
 
@@ -60,10 +60,10 @@ def test_layers_that_read_one_value_are_told_side_by_side(kept: tuple[Source, Pa
 def test_fits_from_the_file_are_as_good_as_from_the_data(tmp_path: Path) -> None:
     source = Source((DIGITS / "deploy.prototxt", DIGITS / "digits.caffemodel"))
     data = saved(tmp_path, np.load(DIGITS / "heldback.npz")["images"][:60, None] / 16)
-    with calibration(source, data, ("conv2", "ip1"), symmetric=True) as found:
+    with calibration(source.load(), data, ("conv2", "ip1"), symmetric=True) as found:
         save(found, ("conv2", "ip1"), tmp_path / "s")
     stored = from_file(tmp_path / "s", source.load())
-    with calibration(source, data, ("conv2", "ip1"), symmetric=True) as found:
+    with calibration(source.load(), data, ("conv2", "ip1"), symmetric=True) as found:
         for key, name in (("conv2", "svd-channel"), ("ip1", "svd")):
             op = op_of(source.load(), key)
             pair = [each.statistics_for((key,), {}).moments for each in (found, stored)]
@@ -94,14 +94,14 @@ def test_the_same_statistics_are_the_same_bytes(
     kept: tuple[Source, Path, dict[str, Statistics]], tmp_path: Path
 ) -> None:
     source, path, _ = kept
-    with calibration(source, tmp_path / "images.npy", KEYS, symmetric=True) as found:
+    with calibration(source.load(), tmp_path / "images.npy", KEYS, symmetric=True) as found:
         save(found, KEYS, tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == path.read_bytes()
 
 
 def test_only_symmetric_statistics_are_kept(tmp_path: Path) -> None:
     with (
-        calibration(net(tmp_path), saved(tmp_path, images(3)), KEYS) as found,
+        calibration(net(tmp_path).load(), saved(tmp_path, images(3)), KEYS) as found,
         pytest.raises(PlanError, match="cannot be kept"),
     ):
         save(found, KEYS, tmp_path / "file")

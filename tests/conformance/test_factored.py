@@ -46,7 +46,7 @@ def plan_of(source: Source, method: Method) -> Plan:
 def carried_out(source: Source, plan: Plan) -> Rewritten:
     """Fit to data, which some methods do nothing without."""
     keys = tuple(cut.key for cut in plan.cuts)
-    with calibration(source, DIGITS / "calibration.npz", keys, images=60, positions=16) as data:
+    with calibration(source.load(), DIGITS / "calibration.npz", keys, images=60, positions=16) as data:
         fitted = Plan(plan.digest, plan.cuts, calibration=data.record, refit=True)
         check_calibration(fitted, data)
         return rewrite(source.load(), fitted, statistics_for=data.statistics_for)

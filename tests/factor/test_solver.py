@@ -143,6 +143,14 @@ def test_a_large_matrix_is_cut_within_a_thousandth_of_the_best(name: str, rank: 
     assert best * (1 - 1e-4) <= svd.residual <= best * (1 + EXCESS)  # The matrix itself is rounded to float32.
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_numbers_whose_squares_float32_cannot_hold_are_cut_all_the_same(scale: float) -> None:
+    matrix = spectrum(SPECTRA["decaying"], 1100)
+    plain, scaled = (truncated_svd(np.float32(each) * matrix, 300) for each in (1, scale))
+    # The one by a Gram matrix in float32, the other in float64.
+    assert scaled.relative_error == pytest.approx(plain.relative_error, rel=EXCESS)
+
+
 def test_a_low_rank_of_a_large_matrix_is_found_without_its_gram_matrix() -> None:
     matrix = spectrum(SPECTRA["decaying"], 1100)
     assert truncated_svd(matrix, 100).solver == truncated_svd(matrix.T, 100).solver == "krylov"
