@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 import surgery
-from surgery.factor import METHODS
+from surgery.factor import METHODS, choices
 from tests.nets import conv_blobs, write_net
 from tests.shared import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+METHODS_PAGE = (REPOSITORY / "docs" / "methods.md").read_text(encoding="utf-8")
 OLD = """name: "old"
 input: "data"
 input_dim: 1
@@ -79,6 +80,14 @@ def test_every_command_and_method_has_its_place() -> None:
     assert {words[1] for words in commands()} == set(VERBS)
     table = README.partition("## What it does")[2].partition("\n## ")[0]
     assert set(re.findall(r"^\| `([a-z0-9-]+)` \|", table, re.MULTILINE)) == set(METHODS)
+
+
+def test_every_option_of_a_method_is_in_its_row() -> None:
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \|(.*)$", METHODS_PAGE.partition("## Data")[0], re.MULTILINE)
+    assert [name for name, _ in rows] == list(METHODS)
+    for name, row in rows:
+        words = [word for option, values in choices(METHODS[name]).items() for word in (option, *values)]
+        assert all(f"`{word}`" in row for word in words), name
 
 
 def test_the_public_names_are_the_readmes_list() -> None:
