@@ -211,8 +211,9 @@ def test_names_that_cannot_be_are_refused(caffe: tuple[Path, Path], network: Pat
     assert "holds the input net.onnx; choose another folder" in complaint(network, "-o", network.parent)
     assert "which this tool did not write; choose another folder" in complaint(network, "-o", tmp_path / "caffe")
     assert "its parent folder does not exist; make it first" in complaint(network, "-o", tmp_path / "none" / "out")
-    assert "--opset and --batch are for ONNX files" in complaint(network, "-o", tmp_path / "out", "--opset", 13)
-    assert "--opset and --batch are for ONNX files" in complaint(network, "-o", tmp_path / "out", "--batch", "fixed")
+    for words in (("--opset", 13), ("--batch", "fixed"), ("--int8",)):
+        said = complaint(network, "-o", tmp_path / "out", *words)
+        assert "--opset, --batch and --int8 are for ONNX files" in said
     assert everything(tmp_path) == before
 
 
