@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from surgery.factor.base import Fit, Method, Rank
+from surgery.factor.refit import is_settled, relative_error
 from surgery.factor.refit import refit as refit_stages
-from surgery.factor.refit import relative_error
 from surgery.factor.refit_relu import refit_behind_relu
 from surgery.factor.response import needs_data
 from surgery.factor.responses import error_behind_relu, response_error
@@ -55,7 +55,7 @@ def fit(
 ) -> Fitted:
     """Return `op` cut at `rank`, fitted to the data where there are any; raises PlanError as the method does.
 
-    `refit` refits all stages that the method leaves free, which needs data.
+    `refit` refits all stages that the method leaves free and has not fitted so itself, which needs data.
     """
     if statistics is None:
         return Fitted(method.factor(op, rank, seed=seed))
@@ -101,9 +101,10 @@ def _trials(op: Op, method: Method, rank: Rank, data: Statistics, *, refit: bool
     yield Fitted(replace(found, chain=centred(found.chain, data.moments)), recentred=True, ridge=ridge)
     if not refit:
         return
-    free = set(range(len(found.chain.ops))) - found.bound
-    chain = centred(refit_stages(found.chain, free, wanted, metric), data.moments)
-    yield Fitted(replace(found, chain=chain), refitted=True, recentred=True, ridge=ridge)
+    free, chain = set(range(len(found.chain.ops))) - found.bound, centred(found.chain, data.moments)
+    if not is_settled(method):
+        chain = centred(refit_stages(found.chain, free, wanted, metric), data.moments)
+        yield Fitted(replace(found, chain=chain), refitted=True, recentred=True, ridge=ridge)
     if data.relu and max(free, default=-1) == len(chain.ops) - 1 and len(data.samples):
         chain = refit_behind_relu(chain, data, ridge)
         yield Fitted(replace(found, chain=chain), refitted=True, recentred=True, ridge=ridge)

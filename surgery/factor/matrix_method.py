@@ -39,6 +39,7 @@ class MatrixMethod(ABC):
     summary: ClassVar[str]
     is_exact: ClassVar[bool] = True
     uses_metric: ClassVar[bool] = True
+    is_settled: ClassVar[bool] = True  # See `refit.is_settled`.
 
     @abstractmethod
     def refusal(self, op: Op) -> str | None:

@@ -43,17 +43,22 @@ class Metric(ABC):
         result: Float64Array = (product + product.T) / 2
         return result
 
-    def squared(self, weight: FloatArray) -> float:
-        """Return the sum over groups of tr(W C Wᵀ) for a weight (out, in / groups, ...) of the layer's shape."""
+    def squares(self, weight: FloatArray) -> list[float]:
+        """Return tr(W C Wᵀ) of each group for a weight (out, in / groups, ...) of the layer's shape."""
         groups = enumerate(np.split(weight.reshape(len(weight), -1), self.groups))
-        return max(0.0, sum(float(np.einsum("ij,ij->", self.times(g, rows), rows)) for g, rows in groups))
+        return [float(np.einsum("ij,ij->", self.times(g, rows), rows)) for g, rows in groups]
+
+    def squared(self, weight: FloatArray) -> float:
+        """Return the sum of `squares`."""
+        return max(0.0, sum(self.squares(weight)))
 
 
 @dataclass(frozen=True, eq=False)
 class DenseMetric(Metric):
-    """C as it is: `moments` (groups, n, n)."""
+    """C = M + ridge · 1 for `moments` M (groups, n, n), which no copy is made of."""
 
     moments: Float64Array
+    ridge: float = 0.0
 
     @property
     def groups(self) -> int:  # type: ignore[override]
@@ -67,28 +72,31 @@ class DenseMetric(Metric):
 
     def times(self, group: int, rows: FloatArray) -> Float64Array:
         """See `Metric.times`."""
-        result: Float64Array = rows.astype(np.float64, copy=False) @ self.moments[group]
+        left = rows.astype(np.float64, copy=False)
+        result: Float64Array = left @ self.moments[group]
+        if self.ridge:
+            result += self.ridge * left
         return result
 
     def solve(self, group: int, rows: FloatArray) -> Float64Array:
         """See `Metric.solve`."""
         import scipy.linalg  # Loading SciPy takes longer than inspecting a network.
 
-        factor = self._factors[group]
-        result: Float64Array = scipy.linalg.cho_solve(factor, rows.astype(np.float64).T, check_finite=False).T
+        raised = self.moments[group].copy()
+        raised.flat[:: self.size + 1] += self.ridge
+        # Symmetric, so that in the order of LAPACK it is its own transpose, and overwritten; as the rows are.
+        factor = scipy.linalg.cho_factor(raised.T, lower=True, overwrite_a=True, check_finite=False)
+        left = rows.astype(np.float64)
+        result: Float64Array = scipy.linalg.cho_solve(factor, left.T, overwrite_b=True, check_finite=False).T
         return result
 
     def dense(self, group: int) -> Float64Array:
-        """See `Metric.dense`."""
-        result: Float64Array = self.moments[group].view()
+        """See `Metric.dense`: with a ridge made on each call."""
+        result: Float64Array = self.moments[group].copy() if self.ridge else self.moments[group].view()
+        if self.ridge:
+            result.flat[:: self.size + 1] += self.ridge
         result.flags.writeable = False
         return result
-
-    @cached_property
-    def _factors(self) -> list[tuple[Float64Array, bool]]:
-        import scipy.linalg
-
-        return [scipy.linalg.cho_factor(moments, lower=True, check_finite=False) for moments in self.moments]
 
 
 @dataclass(frozen=True, eq=False)

@@ -42,7 +42,7 @@ def _alternated(made: Float64Array, wanted: Float64Array, rank: int) -> tuple[Fl
     spread = float(covariance.trace()) / len(covariance) or 1.0
     solve = inverse(covariance + RIDGE * spread * np.eye(len(covariance)))
 
-    def regressed(z: Float64Array) -> tuple[FloatArray, FloatArray, Float64Array]:
+    def regressed(z: FloatArray) -> tuple[FloatArray, FloatArray, Float64Array]:
         whole = np.eye(len(mean)) + solve(v.T @ (z - z.mean(axis=0) - v) / len(v)).T
         return *leading_responses(whole, lambda rows: rows @ covariance, rank), z.mean(axis=0)
 

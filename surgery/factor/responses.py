@@ -6,14 +6,23 @@ import numpy as np
 
 from surgery.factor.statistics import Samples
 from surgery.ops import Chain, Float64Array, FloatArray, Op, collapse
+from surgery.ops.array import blocks
 
 
 def responses(layer: Chain | Op, patches: FloatArray) -> Float64Array:
     """Return what the layer makes of patches (N, groups, n): (N, out)."""
     op = collapse(layer) if isinstance(layer, Chain) else layer
-    rows = np.split(op.weight.reshape(len(op.weight), -1).astype(np.float64), patches.shape[1])
-    made = np.concatenate([patches[:, g] @ part.T for g, part in enumerate(rows)], axis=1)
+    rows = np.split(op.weight.reshape(len(op.weight), -1).astype(np.float64, copy=False), patches.shape[1])
+    made = np.concatenate([projected(patches[:, g], part) for g, part in enumerate(rows)], axis=1)
     return made if op.bias is None else made + op.bias
+
+
+def projected(patches: FloatArray, rows: Float64Array) -> Float64Array:
+    """Return patches (N, n) @ rowsᵀ (n, m), without a float64 copy of all patches."""
+    result = np.empty((len(patches), len(rows)))
+    for few in blocks(len(patches), 8 * patches.shape[1]):
+        result[few] = patches[few].astype(np.float64) @ rows.T
+    return result
 
 
 def response_error(layer: Chain | Op, samples: Samples) -> float:

@@ -72,9 +72,7 @@ class Moments:
         added = ridge * self.mean_eigenvalue
         if not self.is_dense:
             return SampledMetric(self.xx, added)
-        moments = self.xx.astype(np.float64)
-        np.einsum("gii->gi", moments)[...] += added
-        return DenseMetric(moments)
+        return DenseMetric(self.xx.astype(np.float64, copy=False), added)
 
     def times(self, group: int, rows: FloatArray) -> Float64Array:
         """Return rows (m, n) @ Cxx of one group."""
@@ -135,8 +133,8 @@ def target(op: Op, statistics: Statistics, ridge: float) -> tuple[Op, Metric]:
         return op, metric
     weight = op.weight.reshape(len(op.weight), -1).astype(np.float64)
     per_group = zip(np.split(weight, metric.groups), np.split(moments.yx, metric.groups), strict=True)
-    # Cyx + r W = (Cyx - W Cxx) + W (Cxx + r).
-    solved = [rows + metric.solve(g, yx - moments.times(g, rows)) for g, (rows, yx) in enumerate(per_group)]
+    added = ridge * moments.mean_eigenvalue
+    solved = [metric.solve(g, yx + added * rows) for g, (rows, yx) in enumerate(per_group)]
     best = np.concatenate(solved).reshape(op.weight.shape).astype(stored_dtype(op.weight))
     return replace(op, weight=best), metric
 

@@ -79,8 +79,10 @@ def _of_columns(conv: Conv2d, metric: Metric) -> DenseMetric:
     """Return the mean second moments of a patch's columns, (groups, in / groups · kh, the same)."""
     groups, kw = metric.groups, conv.kernel[1]
     size = metric.size // kw
+    # The ridge is the same to the mean: added to that alone, it takes no copy of C.
+    held = metric if isinstance(metric, DenseMetric) else None
     result = np.zeros((groups, size, size))
     for group in range(groups):
-        columns = metric.dense(group).reshape(size, kw, size, kw)
-        result[group] = np.einsum("akbk->ab", columns) / kw
-    return DenseMetric(result)
+        moments = held.moments[group] if held else metric.dense(group)
+        result[group] = np.einsum("akbk->ab", moments.reshape(size, kw, size, kw)) / kw
+    return DenseMetric(result, held.ridge if held else 0.0)

@@ -68,6 +68,7 @@ class Tucker2:
     summary: ClassVar[str] = "convolution: 1x1 to r_in channels, a core to r_out channels, 1x1, by Tucker decomposition"
     is_exact: ClassVar[bool] = True
     uses_metric: ClassVar[bool] = True
+    is_settled: ClassVar[bool] = True  # See `refit.is_settled`.
 
     def refusal(self, op: Op) -> str | None:
         """Refuse 1x1 kernels and single input channels: there svd-channel has the same error for less."""

@@ -13,7 +13,9 @@ WHOLE = SAMPLES.swapaxes(1, 2) @ SAMPLES + RIDGE * np.eye(8)
 ROWS = np.random.default_rng(1).standard_normal((3, 8))
 
 metrics = pytest.mark.parametrize(
-    "metric", [DenseMetric(WHOLE), SampledMetric(SAMPLES, RIDGE)], ids=["dense", "sampled"]
+    "metric",
+    [DenseMetric(WHOLE), DenseMetric(SAMPLES.swapaxes(1, 2) @ SAMPLES, RIDGE), SampledMetric(SAMPLES, RIDGE)],
+    ids=["dense", "dense and a ridge", "sampled"],
 )
 
 

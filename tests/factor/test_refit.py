@@ -11,7 +11,7 @@ import pytest
 from surgery.factor import METHODS, Method
 from surgery.factor import refit as module
 from surgery.factor.metric import DenseMetric, Metric, SampledMetric
-from surgery.factor.refit import distance, features, refit, relative_error
+from surgery.factor.refit import distance, feature_images, features, refit, relative_error
 from surgery.factor.response import needs_data
 from surgery.ops import Chain, Conv2d, Linear, Op, Scale, collapse
 from tests.cases import OPS, normal
@@ -184,3 +184,34 @@ def test_features_are_what_the_last_stage_sees(op: Op, chain: Chain) -> None:
         pytest.skip("the last stage sees each feature in its own group only")
     made = np.concatenate([part @ features(chain, groups, g) for g, part in enumerate(rows)])
     np.testing.assert_allclose(made.reshape(op.weight.shape), collapse(chain).weight, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("op", "chain"), CHAINS.values(), ids=CHAINS)
+def test_images_of_features_are_their_products_with_the_metric(op: Op, chain: Chain) -> None:
+    metric = metric_of(op)
+    for group in range(metric.groups):
+        forward = features(chain, metric.groups, group)
+        made = np.full_like(forward, np.nan)
+        for rows, image in feature_images(chain, metric.groups, group, metric):
+            made[rows] = image
+        np.testing.assert_allclose(made, metric.times(group, forward), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["spatial", "input side", "groups", "cp4", "scaled"])
+def test_products_too_large_to_be_kept_lead_to_the_same_stages(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    op, chain = CHAINS[name]
+    found = []
+    for kept in (0, 100):
+        monkeypatch.setattr(module, "KEPT", kept)
+        found.append(collapse(refit(chain, range(len(chain.ops)), op, metric_of(op))).weight)
+    np.testing.assert_allclose(*found, rtol=0, atol=1e-6)  # Rounding grows along the sweeps.
+
+
+@pytest.mark.parametrize("name", ["spatial", "tucker", "groups"])
+def test_a_ridge_on_the_metric_is_as_good_as_one_in_it(name: str) -> None:
+    op, chain = CHAINS[name]
+    metric = metric_of(op)
+    ridged = DenseMetric(metric.moments, 0.1)
+    whole = DenseMetric(metric.moments + 0.1 * np.eye(metric.size))
+    one, other = (collapse(refit(chain, range(len(chain.ops)), op, m)).weight for m in (ridged, whole))
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)

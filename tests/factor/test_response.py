@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from surgery.errors import PlanError
-from surgery.factor import METHODS, with_options
+from surgery.factor import METHODS, refit_relu, with_options
 from surgery.factor.base import Method
 from surgery.factor.refit import distance
 from surgery.factor.refit_relu import refit_behind_relu, relaxed
 from surgery.factor.response import DataMethod, Response
 from surgery.factor.response_3d import Response3d
 from surgery.factor.responses import error_behind_relu, response_error, responses
-from surgery.factor.statistics import Statistics, moments_of, target
+from surgery.factor.statistics import Samples, Statistics, moments_of, target
 from surgery.fitting import fit
-from surgery.ops import Conv2d, Op, Scale, collapse
+from surgery.ops import Chain, Conv2d, Op, Scale, collapse
 from tests.cases import MAP, OPS, normal, rounding
 from tests.factor.test_refit import metric_of
 from tests.test_fitting import SCALE, data, drawn
@@ -164,6 +165,36 @@ def test_the_last_stage_refitted_behind_a_relu_lowers_the_error_there(name: str,
     assert response_error(new, samples) > response_error(chain, samples)  # What the ReLU cuts off is given up for it.
     assert [stage.weight.tobytes() for stage in new.ops[:-1]] == [stage.weight.tobytes() for stage in chain.ops[:-1]]
     assert new.last.weight.dtype == chain.last.weight.dtype
+
+
+def few_of_many() -> tuple[Op, Chain, Statistics]:
+    """A cut layer, and samples of which no sums are those of all: the half with the larger first output."""
+    op = replace(LAYERS["plain"], bias=-LAYERS["plain"].weight.sum(axis=(1, 2, 3)))
+    statistics = data(op, count=400)
+    samples = statistics.samples
+    upper = samples.y[:, 0] > np.median(samples.y[:, 0])
+    chain = fit(op, METHODS["svd-spatial"], (8,), statistics).fit.chain
+    return op, chain, replace(statistics, samples=Samples(samples.x[upper], samples.y[upper]))
+
+
+def test_sweeps_behind_a_relu_never_lead_away_from_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    op, chain, statistics = few_of_many()
+    blind = replace(statistics, held_out=drawn(op, 0, 1, 0.1))
+    errors = [error_behind_relu(chain, blind.samples)]
+    for sweeps in (1, 2, 4, 8, 16, 32):
+        monkeypatch.setattr(refit_relu, "BLIND_SWEEPS", sweeps)
+        errors.append(error_behind_relu(refit_behind_relu(chain, blind, 1e-4), blind.samples))
+    assert all(after <= before * (1 + 1e-6) for before, after in pairwise(errors))
+    assert errors[-1] < 0.95 * errors[0]
+
+
+def test_sweeps_behind_a_relu_stop_where_held_out_samples_gain_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, chain, statistics = few_of_many()
+    held = statistics.held_out
+    kept = error_behind_relu(refit_behind_relu(chain, statistics, 1e-6), held)
+    monkeypatch.setattr(refit_relu, "LEAST_GAIN", -np.inf)
+    driven = error_behind_relu(refit_behind_relu(chain, statistics, 1e-6), held)
+    assert kept <= min(error_behind_relu(chain, held) * (1 + 1e-6), driven)
 
 
 def test_the_asymmetric_fit_makes_up_for_the_cuts_before_it() -> None:
