@@ -15,7 +15,7 @@ from surgery.factor.statistics import Statistics
 from surgery.factor.threads import blas_threads
 from surgery.fitting import Fitted, fit
 from surgery.formats import Source
-from surgery.model import Extract, Model, Node, Splice
+from surgery.model import Extract, Model, Node, Reweigh, Splice
 from surgery.survey import Site, survey
 from surgery.timing import Entrant, Timing, measure
 
@@ -68,7 +68,8 @@ def advise(
     where there is no such layer, or none that can be cut.
     """
     model = source.load()
-    site = _site(model, key)
+    site = site_of(model, key)
+    model.edit(Reweigh(key, site.op))  # Raises where there are no weights: any error would be one of zeros.
     tried = _candidates()
     trials = []
     with blas_threads(threads):
@@ -83,7 +84,8 @@ def advise(
     return Advice(site, tuple(sorted(timed, key=_loss)), own, None)
 
 
-def _site(model: Model, key: str) -> Site:
+def site_of(model: Model, key: str) -> Site:
+    """Return the layer `key`; raises PlanError where there is none of that name, or it cannot be cut."""
     if all(node.key != key for node in model.nodes):
         raise PlanError(f"no layer is named '{key}'; `surgery inspect` lists the names")
     entry = next(entry for entry in survey(model).entries if entry.key == key)

@@ -113,19 +113,23 @@ def _umask() -> int:
     return mask
 
 
-@contextmanager
-def staged_file(path: Path, inputs: Iterable[Path]) -> Iterator[Path]:
-    """Give a path of the same name in a folder beside; when the block ends well it takes its place.
-
-    So do other files that the block wrote there. Raises PlanError where `path` is a folder or an input, or its
-    folder does not exist.
-    """
+def check_file(path: Path, inputs: Iterable[Path]) -> None:
+    """Raise PlanError where `path` is a folder or an input, or its folder does not exist."""
     if not path.absolute().parent.is_dir():
         raise PlanError(f"-o {path}: its folder does not exist; make it first")
     if path.is_dir():
         raise PlanError(f"-o {path}: is a folder; expected the name of a file")
     if _real(path) in {_real(file) for file in inputs}:
-        raise PlanError(f"-o {path}: is the input; choose another name")
+        raise PlanError(f"-o {path}: is an input; choose another name")
+
+
+@contextmanager
+def staged_file(path: Path, inputs: Iterable[Path]) -> Iterator[Path]:
+    """Give a path of the same name in a folder beside; when the block ends well it takes its place.
+
+    So do other files that the block wrote there. Raises PlanError as `check_file` does.
+    """
+    check_file(path, inputs)
     path = _real(path)
     staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent))
     try:
@@ -141,9 +145,8 @@ def staged_file(path: Path, inputs: Iterable[Path]) -> Iterator[Path]:
 
 
 def write_file(path: Path, text: str) -> None:
-    """Write a text file whole or not at all; raises PlanError where its folder does not exist."""
-    if not path.absolute().parent.is_dir():
-        raise PlanError(f"-o {path}: its folder does not exist; make it first")
+    """Write a text file whole or not at all; raises PlanError as `check_file` does."""
+    check_file(path, ())
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
     try:
         # A name that is not UTF-8 holds lone surrogates: \udcff, as this writes them, is JSON's spelling too.

@@ -98,7 +98,7 @@ def from_json(text: str, path: Path | str) -> Plan:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise PlanError(f"{path}: is not JSON: {error}") from error
-    if not isinstance(data, dict) or data.get("format") not in READABLE:
+    if not isinstance(data, dict) or type(data.get("format")) is not int or data["format"] not in READABLE:
         found = data.get("format") if isinstance(data, dict) else type(data).__name__
         raise PlanError(f'{path}: "format" is {found!r}; expected {FORMAT}, a plan that `surgery plan` wrote')
     _check_fields(data, _FIELDS, "", path)

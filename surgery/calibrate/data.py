@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from surgery.calibrate.array_file import opened_npz, read_npy
 from surgery.calibrate.preprocess import CHANNELS, Preprocess
 from surgery.errors import DataError
 from surgery.model import Shape
@@ -20,6 +20,8 @@ from surgery.runtime.images import Pixels, check_opencv, decoded
 
 PICTURES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".pbm", ".tif", ".tiff", ".webp", ".jp2"))
 ARRAYS = frozenset((".npy", ".npz"))
+LINE_LENGTH = 4096 + 32  # of a list: the longest path that Linux takes, and a label
+SHOWN = 10  # names of a file's arrays
 
 Array = npt.NDArray[Any]
 Blobs = dict[str, Array]
@@ -75,7 +77,7 @@ def open_data(
         raise DataError(path, "no such file or folder")
     if path.suffix.lower() not in ARRAYS:
         return _pictures(path, _in_list(path)[:limit], inputs, given or default())
-    arrays = {name: array[:limit] for name, array in _named(path, _opened(path), inputs).items()}
+    arrays = {name: array[:limit] for name, array in _arrays(path, inputs).items()}
     counts = {len(array) for array in arrays.values()}
     if len(counts) > 1:
         raise DataError(path, f"its arrays have {' and '.join(map(str, sorted(counts)))} images; expected as many each")
@@ -93,13 +95,8 @@ def _in_folder(folder: Path) -> list[Path]:
 
 
 def _in_list(path: Path) -> list[Path]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        expected = "a folder of pictures, .npy, .npz or a list of pictures"
-        raise DataError(path, f"is neither text nor an array; expected {expected}") from None
     found = []
-    for number, line in enumerate(lines, 1):
+    for number, line in _lines(path):
         if not line.strip():
             continue
         name, _, label = line.strip().rpartition(" ")
@@ -110,6 +107,19 @@ def _in_list(path: Path) -> list[Path]:
             raise DataError(f"{path}:{number}", f"no such picture: {picture}")
         found.append(picture)
     return found
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a text by number, of a file that is no text none but the first few."""
+    expected = "expected a folder of pictures, .npy, .npz or a list of pictures"
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(iter(lambda: file.readline(LINE_LENGTH), ""), 1):
+                if len(line) == LINE_LENGTH:
+                    raise DataError(f"{path}:{number}", f"the line has no end after {LINE_LENGTH} letters; {expected}")
+                yield number, line
+    except UnicodeDecodeError:
+        raise DataError(path, f"is neither text nor an array; {expected}") from None
 
 
 def _pictures(path: Path, files: Sequence[Path], inputs: Mapping[str, Shape], preprocess: Preprocess | None) -> Data:
@@ -132,7 +142,8 @@ def _are_ready(arrays: Mapping[str, Array], inputs: Mapping[str, Shape]) -> bool
 
 
 def _is_picture(array: Array) -> bool:
-    return array.dtype == np.uint8 and (array.ndim == 3 or (array.ndim == 4 and array.shape[3] in (1, 3)))
+    has_axes = array.ndim == 3 or (array.ndim == 4 and array.shape[3] in (1, 3))
+    return array.dtype == np.uint8 and has_axes and array.size > 0
 
 
 def _inputs(path: Path, arrays: Mapping[str, Array], given: Preprocess | None) -> Data:
@@ -140,10 +151,12 @@ def _inputs(path: Path, arrays: Mapping[str, Array], given: Preprocess | None) -
         raise DataError(path, "holds the network's inputs as they are, not pictures; leave out --preprocess")
 
     def read(i: int) -> Blobs:
-        for name, array in arrays.items():
-            if not np.isfinite(array[i]).all():
-                raise DataError(path, f"image {i} of '{name}' holds NaN or infinity")
-        return {name: np.asarray(array[i], np.float32) for name, array in arrays.items()}
+        with np.errstate(over="ignore"):
+            found = {name: np.asarray(array[i], np.float32) for name, array in arrays.items()}
+        for name, values in found.items():
+            if not np.isfinite(values).all():
+                raise DataError(path, f"image {i} of '{name}' holds NaN or infinity, or more than float32 does")
+        return found
 
     return Data(path, len(next(iter(arrays.values()))), _digest(None, _contents(arrays)), None, read)
 
@@ -174,19 +187,12 @@ def _array_of_pictures(
     return Data(path, len(pictures), _digest(how, _contents(arrays)), how, read)
 
 
-def _opened(path: Path) -> Mapping[str, Array]:
-    """Return the file's arrays by name, a single one under ""."""
-    try:
-        if path.suffix.lower() == ".npy":
-            return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
-        # NumPy itself leaves a file open that is no archive.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if "pickle" in reason:
-            reason = "it holds objects, as arrays of ragged images do; expected numbers of one shape"
-        raise DataError(path, f"cannot be read: {reason}") from error
+def _arrays(path: Path, inputs: Mapping[str, Shape]) -> Mapping[str, Array]:
+    """Return the file's array for each input."""
+    if path.suffix.lower() == ".npy":
+        return _named(path, {"": read_npy(path)}, inputs)
+    with opened_npz(path) as found:
+        return _named(path, found, inputs)
 
 
 def _named(path: Path, found: Mapping[str, Array], inputs: Mapping[str, Shape]) -> Mapping[str, Array]:
@@ -197,11 +203,11 @@ def _named(path: Path, found: Mapping[str, Array], inputs: Mapping[str, Shape]) 
         arrays = dict(zip(inputs, chosen, strict=False))
     missing = [name for name in inputs if name not in arrays]
     if missing:
-        held = ", ".join(f"'{name}'" for name in found)
+        held = ", ".join(f"'{name}'" for name in list(found)[:SHOWN])
         raise DataError(path, f"holds {held or 'nothing'}; expected an array for each input: {', '.join(inputs)}")
     for name, array in arrays.items():
-        if array.dtype.kind not in "fiub" or not array.ndim:
-            raise DataError(path, f"'{name}' is {array.dtype} of shape {array.shape}; expected numbers, image by image")
+        if not array.ndim:
+            raise DataError(path, f"'{name}' is a single number; expected numbers, image by image")
     return arrays
 
 

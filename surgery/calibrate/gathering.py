@@ -11,6 +11,7 @@ import numpy as np
 from surgery.calibrate.data import Array
 from surgery.calibrate.patches import Float32Array, patches, positions, responses
 from surgery.calibrate.twin import Site
+from surgery.errors import PlanError
 from surgery.factor.statistics import MAX_SIDE, Samples, Statistics, moments_of
 from surgery.ops import Conv2d, Op
 
@@ -20,6 +21,7 @@ SAMPLES = 4000
 SAMPLES_HELD_OUT = 2000
 SAMPLE_BYTES = 1 << 28  # of either kind of samples, and of the rows that stand for moments too large to be held
 PATCH_BYTES = 1 << 26  # of patches at a time
+LARGEST = 1e15  # that a layer reads or makes: sums of its squares are within float32.
 CHUNK_ROWS = 2048  # Adding up moments takes n² per chunk, however few rows it has.
 
 
@@ -88,6 +90,8 @@ class _Gathering:
         number, pending = 0, list[Samples]()
         for (own, cut), count in zip(inputs, images, strict=True):
             for x, y in self._positions(own, cut, count):
+                if not all((np.abs(values) <= LARGEST).all() for values in (x, y)):
+                    raise PlanError(f"reads or makes NaN or more than {LARGEST:g} on these data", self.site.key)
                 held = np.array([is_held_out(number + i, self.images) for i in range(len(x))])
                 number += len(x)
                 self.kept["samples"].append(self.kinds["samples"].of(x[~held], y[~held]))
@@ -107,7 +111,9 @@ class _Gathering:
         for start in range(0, images, step):
             few, part = places[start : start + step], slice(start * rows, (start + step) * rows)
             x = patches(self.site, own[part], few)
-            yield (x if cut is own else patches(self.site, cut[part], few)), responses(self.site.op, x)
+            with np.errstate(over="ignore", invalid="ignore"):  # What comes of that is told in `chunks`.
+                y = responses(self.site.op, x)
+            yield (x if cut is own else patches(self.site, cut[part], few)), y
 
 
 def joined(parts: Sequence[Samples]) -> Samples:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from surgery.calibrate.array_file import read_npy
 from surgery.errors import DataError, ParseError
 from surgery.formats.wire import BYTES, VARINT, Record, signed, varint, walk
+
+MAX_AXES = 32  # as in Caffe
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -25,7 +28,8 @@ def read_mean(path: Path) -> Float32Array:
     if not path.is_file():
         raise DataError(path, "no such mean file; give --preprocess with the mean's numbers instead")
     try:
-        mean = _npy(path) if path.suffix.lower() == ".npy" else _binaryproto(path)
+        with np.errstate(over="ignore"):  # What float32 cannot hold is told below.
+            mean = (read_npy if path.suffix.lower() == ".npy" else _binaryproto)(path).astype(np.float32)
     except ParseError as error:
         raise DataError(path, f"is no binaryproto of a mean: {error.message}") from error
     while mean.ndim > 3 and len(mean) == 1:
@@ -36,30 +40,22 @@ def read_mean(path: Path) -> Float32Array:
     return shaped
 
 
-def _npy(path: Path) -> Float32Array:
-    try:
-        array: npt.NDArray[Any] = np.load(path, allow_pickle=False)
-        return array.astype(np.float32)
-    except (OSError, ValueError, EOFError, TypeError) as error:
-        raise DataError(path, f"is no array of numbers: {error}") from error
-
-
 def _binaryproto(path: Path) -> Float32Array:
     data = path.read_bytes()
     sizes: dict[int, int] = {}
     shape: list[int] = []
-    numbers: list[Float32Array] = []
+    numbers = bytearray()
     for record in walk(data, 0, len(data), path):
         if record.number in _LEGACY and record.wire == VARINT:
             sizes[record.number] = signed(varint(data, record.value, record.end, path)[0])
         elif record.number == _SHAPE and record.wire == BYTES:
             shape += _dims(data, record, path)
         elif record.number in (_DATA, _DOUBLES):
-            numbers.append(_numbers(data, record, path))
-    found = np.concatenate(numbers) if numbers else np.zeros(0, np.float32)
+            numbers += _numbers(data, record, path).tobytes()
+    found = np.frombuffer(numbers, np.float32)
     stated = shape or [sizes.get(number, 0) for number in _LEGACY]
-    if not found.size or min(stated, default=0) < 1 or int(np.prod(stated, dtype=object)) != found.size:
-        raise ParseError(path, f"states the shape {stated} and holds {found.size} numbers")
+    if not found.size or len(stated) > MAX_AXES or min(stated, default=0) < 1 or prod(stated) != found.size:
+        raise ParseError(path, f"states the shape {str(stated)[:60]} and holds {found.size} numbers")
     return found.reshape(stated)
 
 

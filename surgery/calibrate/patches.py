@@ -6,7 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from surgery.calibrate.twin import Site
+from surgery.errors import ModelError
 from surgery.ops import Conv2d, FloatArray, Linear, Op
+
+MOST_POSITIONS = 1 << 62  # which integers count
 
 Float32Array = npt.NDArray[np.float32]
 Places = npt.NDArray[np.intp]
@@ -17,7 +20,10 @@ def positions(site: Site, x: FloatArray, images: int, count: int, rng: np.random
 
     A position counts through the rows and columns of the output, or the rows of a fully connected layer's input, and
     through the image's own samples where the batch axis of `x` has several for each (proposals, time steps).
+
+    Raises ModelError where the layer cannot read `x`: it never runs itself, so no runtime tells.
     """
+    _check(site, x)
     each = _samples(site, x) // images
     if each <= count:
         return np.stack([rng.permutation(each) for _ in range(images)])
@@ -61,6 +67,15 @@ def _taps(site: Site, op: Conv2d, x: FloatArray, place: Places, axis: int) -> tu
     taps = begin[:, None] + np.arange(op.kernel[axis]) * op.dilation[axis]
     last = x.shape[2 + axis] - 1
     return np.clip(taps, 0, last), (taps >= 0) & (taps <= last)
+
+
+def _check(site: Site, x: FloatArray) -> None:
+    wanted = site.op.in_channels
+    fits = x.size % wanted == 0 if isinstance(site.op, Linear) else x.shape[1] == wanted
+    if not fits or not 0 < _samples(site, x) <= MOST_POSITIONS:
+        raise ModelError(
+            f"{site.key}: reads maps of {'x'.join(map(str, x.shape))}, which its weight or pads do not fit"
+        )
 
 
 def _samples(site: Site, x: FloatArray) -> int:

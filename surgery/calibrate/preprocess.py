@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,9 @@ import numpy.typing as npt
 
 from surgery.calibrate.mean_file import read_mean
 from surgery.errors import DataError
-from surgery.runtime.images import Pixels, check_opencv, resized
+from surgery.runtime.images import MAX_PIXELS, Pixels, check_opencv, resized
 
+LARGEST = 1e15  # of a number: products of two are within float32.
 CHANNELS = {"bgr": 3, "rgb": 3, "grey": 1}
 
 Float32Array = npt.NDArray[np.float32]
@@ -56,7 +56,7 @@ class Preprocess:
 
         Raises DataError, with the picture's `name`, where it is smaller than the crop or the mean is of another size.
         """
-        sized = picture if self.resize is None else resized(picture, _size(self.resize, picture.shape[:2]))
+        sized = picture if self.resize is None else resized(picture, self._size(name, picture.shape[:2]))
         whole = sized.transpose(2, 0, 1)
         size = whole.shape[1:]
         height, width = self.crop or size
@@ -76,6 +76,17 @@ class Preprocess:
         image = self.mean_image
         facts |= {"mean_file": image.file, "mean_sha256": image.sha256} if image else {}
         return {n: v for n, v in {**facts, "channels": self.channels, "scale": self.scale}.items() if v is not None}
+
+    def _size(self, name: str, size: tuple[int, ...]) -> tuple[int, int]:
+        """Return height and width after resizing."""
+        if isinstance(self.resize, tuple):
+            height, width = self.resize
+        else:  # The longer side is rounded half up.
+            shorter, wanted = min(size), self.resize or min(size)
+            height, width = ((side * wanted * 2 + shorter) // (2 * shorter) for side in size)
+        if height * width > MAX_PIXELS:
+            raise DataError(name, f"would be resized to {_by((height, width))} pixels; at most {MAX_PIXELS} are taken")
+        return height, width
 
     def _mean(self, name: str, whole: Pixels, window: tuple[slice, slice, slice]) -> Float32Array:
         if self.mean_image is None:
@@ -100,10 +111,10 @@ def with_mean_file(path: Path) -> dict[str, Any]:
 
 def read(path: Path) -> Preprocess:
     """Return what a JSON file states; the mean file is looked for beside it. Raises DataError."""
+    if not path.is_file():
+        raise DataError(path, "no such file")
     try:
         stated = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(path, "no such file") from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(path, f"is no JSON: {error}") from error
     return parsed(stated, path, path.parent)
@@ -118,7 +129,7 @@ def parsed(stated: object, origin: Path | str, folder: Path) -> Preprocess:
         raise DataError(origin, "expected an object with resize, crop, channels, mean or mean_file, and scale")
     unknown = next((name for name in stated if name not in _FIELDS), None)
     if unknown is not None:
-        raise DataError(origin, f"'{unknown}' is not known; expected some of {', '.join(_FIELDS)}")
+        raise DataError(origin, f"'{unknown[:60]}' is not known; expected some of {', '.join(_FIELDS)}")
     fields = {name: _FIELDS[name](origin, name, value) for name, value in stated.items()}
     mean_file, sha256 = fields.pop("mean_file", None), fields.pop("mean_sha256", None)
     if mean_file is not None:
@@ -135,13 +146,8 @@ def parsed(stated: object, origin: Path | str, folder: Path) -> Preprocess:
     return result
 
 
-def _size(resize: tuple[int, int] | int, size: tuple[int, ...]) -> tuple[int, int]:
-    if isinstance(resize, tuple):
-        return resize
-    shorter = min(size)
-    # The longer side is rounded half up.
-    height, width = ((side * resize * 2 + shorter) // (2 * shorter) for side in size[:2])
-    return height, width
+def _shown(value: object) -> str:
+    return repr(value)[:60]
 
 
 def _by(shape: tuple[int, ...]) -> str:
@@ -151,7 +157,7 @@ def _by(shape: tuple[int, ...]) -> str:
 def _pair(origin: Path | str, name: str, value: object) -> tuple[int, int]:
     sides: list[Any] = value if isinstance(value, list) else [value, value]
     if len(sides) != 2 or not all(type(side) is int and 0 < side < 1 << 16 for side in sides):
-        raise DataError(origin, f"{name} is {value!r}; expected a number of pixels, or [height, width]")
+        raise DataError(origin, f"{name} is {_shown(value)}; expected a number of pixels, or [height, width]")
     return sides[0], sides[1]
 
 
@@ -162,14 +168,21 @@ def _resize(origin: Path | str, name: str, value: object) -> tuple[int, int] | i
 
 def _channels(origin: Path | str, name: str, value: object) -> str:
     if not isinstance(value, str) or value not in CHANNELS:
-        raise DataError(origin, f"{name} is {value!r}; expected one of {', '.join(CHANNELS)}")
+        raise DataError(origin, f"{name} is {_shown(value)}; expected one of {', '.join(CHANNELS)}")
     return value
 
 
 def _number(origin: Path | str, name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise DataError(origin, f"{name} is {value!r}; expected a number")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -LARGEST <= value <= LARGEST:
+        raise DataError(origin, f"{name} is {_shown(value)}; expected a number of at most {LARGEST:g}")
     return float(value)
+
+
+def _scale(origin: Path | str, name: str, value: object) -> float:
+    scale = _number(origin, name, value)
+    if np.float32(scale) == 0:
+        raise DataError(origin, f"{name} is {scale}, which makes every input 0; expected another number")
+    return scale
 
 
 def _numbers(origin: Path | str, name: str, value: object) -> tuple[float, ...]:
@@ -178,7 +191,7 @@ def _numbers(origin: Path | str, name: str, value: object) -> tuple[float, ...]:
 
 def _text(origin: Path | str, name: str, value: object) -> str:
     if not isinstance(value, str):
-        raise DataError(origin, f"{name} is {value!r}; expected text")
+        raise DataError(origin, f"{name} is {_shown(value)}; expected text")
     return value
 
 
@@ -189,5 +202,5 @@ _FIELDS: dict[str, Callable[[Path | str, str, object], Any]] = {
     "mean": _numbers,
     "mean_file": _text,
     "mean_sha256": _text,
-    "scale": _number,
+    "scale": _scale,
 }

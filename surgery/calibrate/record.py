@@ -11,6 +11,8 @@ from surgery.calibrate.preprocess import parsed
 from surgery.errors import PlanError
 
 _NUMBERS = {"images": 1, "positions": 1, "seed": 0}  # each with the least it may be
+_KINDS = {"symmetric": bool, "digest": str, "data": str}
+_SPOKEN = {bool: "true or false", str: "text"}
 
 
 def record_of(data: Data, *, positions: int, seed: int, symmetric: bool) -> dict[str, Any]:
@@ -26,16 +28,27 @@ def record_of(data: Data, *, positions: int, seed: int, symmetric: bool) -> dict
     }
 
 
+def check_record(record: Mapping[str, Any], origin: str) -> None:
+    """Raise PlanError, with its `origin`, for what `record_of` cannot have made, the preprocessing left out."""
+    for name, least in _NUMBERS.items():
+        value = record.get(name)
+        if type(value) is not int or not least <= value < 1 << 63:
+            raise PlanError(f"{origin}: {name} is {_shown(value)}; expected a number from {least}")
+    for name, kind in _KINDS.items():
+        if not isinstance(record.get(name), kind):
+            raise PlanError(f"{origin}: {name} is {_shown(record.get(name))}; expected {_SPOKEN[kind]}")
+
+
 def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of `calibration` that a record stands for; raises PlanError for what is no record."""
-    for name, least in _NUMBERS.items():
-        if type(record.get(name)) is not int or record[name] < least:
-            raise PlanError(f"the plan's calibration: {name} is {record.get(name)!r}; expected a number from {least}")
-    if not isinstance(record.get("symmetric"), bool):
-        raise PlanError(f"the plan's calibration: symmetric is {record.get('symmetric')!r}; expected true or false")
+    check_record(record, "the plan's calibration")
     stated = record.get("preprocess")
     found = None if stated is None else parsed(stated, "the plan's preprocess", Path())
     return {name: record[name] for name in (*_NUMBERS, "symmetric")} | {"preprocess": found}
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:60]
 
 
 def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from surgery.calibrate.array_file import opened_npz
 from surgery.calibrate.calibration import Calibration
-from surgery.calibrate.gathering import bytes_of
+from surgery.calibrate.gathering import LARGEST, bytes_of
 from surgery.calibrate.patches import Float32Array, responses
-from surgery.calibrate.record import differing
+from surgery.calibrate.record import check_record, differing
 from surgery.calibrate.twin import scales_together
 from surgery.errors import DataError, PlanError
-from surgery.factor.statistics import Moments, Samples, Statistics
+from surgery.factor.statistics import MAX_SIDE, Moments, Samples, Statistics
 from surgery.model import Model, Refusal
 from surgery.ops import Chain, Conv2d, Float64Array, FloatArray, Op, Scale
 from surgery.ops.stack import stack
@@ -41,8 +42,11 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 def save(calibration: Calibration, keys: Sequence[str], path: Path) -> int:
     """Write the statistics of the layers `keys` to `path`, whole or not at all, and return the file's bytes.
 
-    Raises PlanError where the calibration is not symmetric: its statistics hold for one set of cuts only.
+    Raises PlanError where the calibration is not symmetric: its statistics hold for one set of cuts only; and where
+    `path` is a file of another kind, which may be somebody's picture.
     """
+    if path.is_file() and not _is_ours(path):
+        raise PlanError(f"-o {path}: is there and holds no statistics; choose another name")
     if not calibration.record["symmetric"]:
         raise PlanError("statistics that follow the cuts before a layer cannot be kept; gather symmetric ones")
     model = calibration.model
@@ -100,12 +104,14 @@ class Stored:
         op = ops[0] if len(ops) == 1 else stack(ops)
         relu = all(self.layers[key][1]["relu"] for key in keys)
         try:
-            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            with opened_npz(self.path) as archive:
                 scales = [_scale(archive, self.layers[key][0]) for key in keys]
                 scale = scales_together(scales, [op.out_channels for op in ops])
                 i, layer = self.layers[keys[0]]
                 return _statistics(archive, i, layer["count"], op, scale, relu=relu)
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        except DataError:
+            raise
+        except (ValueError, KeyError) as error:
             raise DataError(self.path, f"the statistics of '{keys[0]}' cannot be read: {error}") from error
 
     def _op(self, key: str) -> Op:
@@ -154,56 +160,89 @@ def _write(archive: zipfile.ZipFile, name: str, array: npt.NDArray[Any]) -> None
         np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
 
 
-def _header(path: Path) -> dict[str, Any]:
+def _is_ours(path: Path) -> bool:
     try:
-        # NumPy itself leaves a file open that is no archive.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        _header(path)
+    except DataError:
+        return False
+    return True
+
+
+def _header(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise DataError(path, "no such file")
+    try:
+        with opened_npz(path) as archive:
             header: dict[str, Any] = json.loads(archive["header"].tobytes())
-    except FileNotFoundError:
-        raise DataError(path, "no such file") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, RecursionError) as error:
         raise DataError(path, "is no file of statistics; surgery calibrate writes them") from error
-    if not isinstance(header, dict) or header.get("tool") != TOOL or not header.keys() >= _FIELDS:
+    if not isinstance(header, dict) or header.get("tool") != TOOL or not _has(header, _FIELDS):
         raise DataError(path, "is no file of statistics; surgery calibrate writes them")
     if header["format"] != FORMAT:
-        raise DataError(path, f"has the format {header['format']}; this version reads {FORMAT}")
+        raise DataError(path, f"has the format {str(header['format'])[:60]}; this version reads {FORMAT}")
+    try:
+        check_record(header["record"], "its header")
+    except PlanError as error:
+        raise DataError(path, error.message) from error
+    if not all(
+        isinstance(row, dict) and _has(row, _FIELDS_OF_A_LAYER) and row["count"] > 0 for row in header["layers"]
+    ):
+        raise DataError(path, f"its header has a layer without {', '.join(_FIELDS_OF_A_LAYER)} as they are written")
     return header
 
 
+def _has(row: Mapping[str, Any], fields: Mapping[str, type]) -> bool:
+    return all(type(row.get(name)) is kind for name, kind in fields.items())
+
+
 def _scale(archive: Arrays, i: int) -> Scale | None:
-    return Scale(archive[f"{i}.factor"], archive[f"{i}.shift"]) if f"{i}.factor" in archive else None
+    if f"{i}.factor" not in archive:
+        return None
+    factor, shift = (_array(archive, f"{i}.{name}", (None,)).astype(np.float64) for name in ("factor", "shift"))
+    return Scale(factor, shift)
 
 
 def _statistics(archive: Arrays, i: int, count: int, op: Op, scale: Scale | None, *, relu: bool) -> Statistics:
     """Return what the file's statistics of inputs say of a layer that reads them."""
     groups = op.groups if isinstance(op, Conv2d) else 1
-    xx = np.stack([_moment(archive[f"{i}.rows{g}"], archive[f"{i}.rest{g}"]) for g in range(groups)])
     weight = op.weight.reshape(groups, op.out_channels // groups, -1).astype(np.float64)
-    mean = archive[f"{i}.mean"]
-    if mean.shape != (groups, weight.shape[2]) or xx.shape[2] != weight.shape[2]:
-        raise ValueError(f"its inputs are {mean.shape}, the layer's {(groups, weight.shape[2])}")
+    n = weight.shape[2]
+    xx = np.stack([_moment(archive, f"{i}.", g, n) for g in range(groups)])
+    mean = _array(archive, f"{i}.mean", (groups, n))
     is_dense = xx.shape[1] == xx.shape[2]
     yx = np.concatenate([w @ c if is_dense else (w @ c.T) @ c for w, c in zip(weight, xx, strict=True)])
     moments = Moments(
         count=count,
-        mean_x=mean,
+        mean_x=mean.astype(np.float64),
         xx=xx,
         mean_y=responses(op, mean[None])[0].astype(np.float64),
         yx=yx,
         yy=np.einsum("ij,ij->i", yx, weight.reshape(yx.shape)),
     )
-    kinds = (archive[f"{i}.samples"], archive[f"{i}.held_out"])
+    kinds = (_array(archive, f"{i}.{name}", (None, groups, n)) for name in ("samples", "held_out"))
     samples, held_out = (Samples(x, responses(op, x)) for x in kinds)
     return Statistics(moments, samples, held_out, scale, relu)
 
 
-def _moment(rows: Float32Array, rest: Float32Array) -> FloatArray:
+def _moment(archive: Arrays, place: str, g: int, n: int) -> FloatArray:
     """Return Cxx (n, n) again, or the rows (N, n) that stood for it."""
-    if not rest.size:
+    rows = _array(archive, f"{place}rows{g}", (None, n))
+    if n > MAX_SIDE:
         return rows
-    wide = rows.astype(np.float64)
+    rest, wide = _array(archive, f"{place}rest{g}", (n,)), rows.astype(np.float64)
     result: FloatArray = wide.T @ wide + np.diag(rest.astype(np.float64))
     return result
 
 
-_FIELDS = {"format", "model", "record", "layers"}
+def _array(archive: Arrays, name: str, shape: tuple[int | None, ...]) -> FloatArray:
+    """Return an array of numbers that can be squared; None in `shape` stands for any size. Raises ValueError."""
+    found = archive[name]
+    fits = found.ndim == len(shape) and all(a in (None, b) for a, b in zip(shape, found.shape, strict=True))
+    if not fits or found.dtype.kind != "f" or not (np.abs(found) <= LARGEST).all():
+        stated = f"{found.dtype} of shape {found.shape}"
+        raise ValueError(f"'{name}' is {stated}; expected finite numbers of shape {shape}, None being any")
+    return found
+
+
+_FIELDS = {"format": int, "model": str, "record": dict, "layers": list}
+_FIELDS_OF_A_LAYER = {"key": str, "count": int, "relu": bool}

@@ -100,6 +100,8 @@ def scales_together(scales: Sequence[Scale | None], rows: Sequence[int]) -> Scal
 def _converted(model: Model, keys: Sequence[str], path: Path) -> Twin:
     from surgery.convert.to_onnx import to_onnx
 
+    if model.native.weights is None:  # It would run with zeros.
+        raise ModelError(f"{model.native.files[0]}: has no weights; give its .caffemodel as well")
     fixed = to_onnx(model)
     inputs = {each.name: _stated(each.shape) for each in fixed.inputs}
     batch: int | None = _batch(inputs)

@@ -126,6 +126,7 @@ def _sorted_out(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     known = {name for method in METHODS.values() for name in choices(method)}
     parts = [part for part in text.split(",") if part]
     options = [part.partition("=") for part in parts if part.partition("=")[0] in known]
+    _check_once([name for name, _, _ in options])
     amounts = ",".join(part for part in parts if part.partition("=")[0] not in known)
     return amounts, tuple(sorted((name, value) for name, _, value in options))
 
@@ -133,6 +134,7 @@ def _sorted_out(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
 def parse_options(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """Read options of methods, each `NAME=VALUE`; raises PlanError for one that no method takes."""
     pairs = [text.partition("=") for text in texts]
+    _check_once([name for name, _, _ in pairs])
     for name, _, value in pairs:
         able = [method for method in METHODS.values() if name in choices(method)]
         if not able:
@@ -142,6 +144,12 @@ def parse_options(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
         if len(reasons) == len(able):
             raise PlanError("; ".join(reasons))
     return tuple(sorted((name, value) for name, _, value in pairs))
+
+
+def _check_once(names: Sequence[str]) -> None:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise PlanError(f"option '{twice}' is given twice; keep one")
 
 
 def _rejection(method: Method, name: str, value: str) -> str | None:
@@ -164,6 +172,8 @@ def parse_methods(text: str) -> tuple[str, ...]:
     for name in names:
         if name not in METHODS:
             raise PlanError(f"method '{name}' is not known; choose from {', '.join(METHODS)}")
+    if text and not names:
+        raise PlanError(f"'{text}' names no method; choose from {', '.join(METHODS)}")
     return names
 
 

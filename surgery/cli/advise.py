@@ -9,7 +9,7 @@ import click
 
 from surgery.cli import data, options, tables
 from surgery.cli.progress import bar
-from surgery.errors import PlanError
+from surgery.errors import NothingToCutError, PlanError
 
 if TYPE_CHECKING:
     from surgery.advice import Advice, Trial
@@ -59,14 +59,16 @@ def advise(
       surgery advise model.onnx --layer conv3_2 --macs 0.5 --calibrate images/ --preprocess preprocess.json
     """
     from surgery.advice import advise as tried
+    from surgery.advice import site_of
     from surgery.choose import Amount
 
     if macs is None and params is None:
         raise PlanError("how much is to remain? give --macs or --params, a share of the layer's own", layer)
     source = options.source(files, asked["shapes"], asked["phase"], asked["level"], asked["stages"])
-    with bar() as progress, data.calibration(source.load(), (layer,), asked, seed, progress) as given:
+    amount, model = Amount(params=params, macs=macs), source.load()
+    site_of(model, layer)  # Before data is read for it.
+    with bar() as progress, data.calibration(model, (layer,), asked, seed, progress) as given:
         statistics = given.statistics_for((layer,), {}) if given is not None else None
-        amount = Amount(params=params, macs=macs)
         advice = tried(
             source,
             layer,
@@ -77,6 +79,8 @@ def advise(
             seed=seed,
             progress=progress,
         )
+    if not any(trial.fitted for trial in advice.trials):
+        raise NothingToCutError(tuple(f"{t.method}: {t.refusal}" for t in advice.trials))
     click.echo(_json(advice) if as_json else _text(advice))
 
 

@@ -9,7 +9,7 @@ import click
 
 from surgery.cli import data, options, tables
 from surgery.cli.progress import bar
-from surgery.errors import PlanError
+from surgery.errors import NothingToCutError
 
 
 @click.command()
@@ -35,15 +35,17 @@ def calibrate(
     """
     from surgery.calibrate import calibration, save
     from surgery.cli.edits import chosen
+    from surgery.output import check_file
     from surgery.survey import survey
 
     source = options.source(files, asked["shapes"], asked["phase"], asked["level"], asked["stages"])
-    if output.resolve() in {file.resolve() for file in (*files, path)}:
-        raise PlanError(f"-o {output}: is an input; choose another file")
+    check_file(output, (*files, path))
     model = source.load()
     sites = [site.key for site in survey(model).sites]
     wanted = chosen(model, layers, sites)
     keys = tuple(key for key in sites if key in wanted)
+    if not keys:
+        raise NothingToCutError(())
     names = ("preprocess", "images", "positions", "scratch")
     settings = {name: asked[name] for name in names}
     with (

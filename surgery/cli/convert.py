@@ -106,16 +106,18 @@ def _to_onnx(
         # Caffe would run it with its fillers, which without a word are zero; nobody means that here.
         raise ModelError(f"{files[0]}: has no weights; give its .caffemodel as well")
     conversion = to_onnx(model, opset=opset, batch=batch)
+    notes: tuple[str, ...] = ()
     with staged_file(output, files) as target:
         with tempfile.TemporaryDirectory(prefix="surgery-") as scratch:
             if int8:
                 plain, *_ = conversion.save(Path(scratch) / output.name)
-                with_int8(plain, target)
+                if not with_int8(plain, target):
+                    notes = ("no layer has weights of -1, 0 and 1 alone: nothing is stored as int8",)
             else:
                 conversion.save(target)
         written = sorted(target.parent.iterdir())
         verdict = _verified(original, (target,), {}) if original else None
-    return _Done([output.with_name(path.name) for path in written], (), verdict)
+    return _Done([output.with_name(path.name) for path in written], notes, verdict)
 
 
 def _to_caffe(model: Model, files: Sequence[Path], output: Path, original: Original | None) -> _Done:

@@ -58,6 +58,7 @@ def compress(files: tuple[Path, ...], output: Path, runtime: str, *, as_json: bo
     source = _source(files, asked)
     check_destination(output, files)
     if asked["method"] == "none":
+        data.check_none(asked, "nothing is cut")
         outcome = copy_through(source, output)
     else:
         model = source.load()
@@ -82,10 +83,13 @@ def plan(files: tuple[Path, ...], output: Path | None, **asked: Any) -> None:
       surgery plan net.prototxt net.caffemodel -o plan.json --layer 'fc*' --energy 0.95
     """
     from surgery.formats import digest
-    from surgery.output import write_file
+    from surgery.output import check_file, write_file
     from surgery.plans import Plan, to_json
 
+    if output is not None:
+        check_file(output, (*files, *data.files(asked)))
     if asked["method"] == "none":
+        data.check_none(asked, "nothing is cut")
         made = Plan(digest(files), ())
     else:
         source = _source(files, asked)
@@ -98,8 +102,6 @@ def plan(files: tuple[Path, ...], output: Path | None, **asked: Any) -> None:
     if output is None:
         click.echo(to_json(made), nl=False)
         return
-    if output.resolve() in {file.resolve() for file in files}:
-        raise PlanError(f"-o {output}: is an input; choose another file")
     write_file(output, to_json(made))
 
 
@@ -128,12 +130,18 @@ def apply(
     plans = [file for file in files if file.suffix == ".json"]
     if len(plans) != 1:
         raise PlanError(f"expected one plan (.json) behind the model's files, found {len(plans)}")
+    if not plans[0].is_file():
+        raise PlanError(f"{plans[0]}: no such file")
     chosen = from_json(plans[0].read_text(encoding="utf-8", errors="replace"), plans[0])
     source = _source(tuple(file for file in files if file != plans[0]), asked)
     check_source(source.files, chosen)
-    notes = ["fitted to the weights only, though the plan was made with calibration data"] if weights_only else []
+    if chosen.calibration is None:
+        data.check_none(asked, "the plan was made without data")
+        weights_only = False
     if weights_only:
+        data.check_none(asked, "--weights-only is asked for")
         chosen = replace(chosen, calibration=None, refit=False)
+    notes = ["fitted to the weights only, though the plan was made with calibration data"] if weights_only else []
     if not chosen.cuts:
         outcome = copy_through(source, output)
     else:

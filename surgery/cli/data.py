@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -124,6 +125,20 @@ def recorded(
             yield data
 
 
+def files(asked: dict[str, Any]) -> list[Path]:
+    """Return the files of data that the command line names."""
+    return [asked[name] for name in ("calibrate", "statistics", "preprocess") if asked.get(name)]
+
+
+def check_none(asked: dict[str, Any], why: str) -> None:
+    """Raise PlanError, which says `why`, where the command line names data."""
+    if named := files(asked):
+        raise PlanError(f"{named[0]}: {why}, so no data is read; leave it out")
+
+
 def _check_one(asked: dict[str, Any]) -> None:
     if asked["calibrate"] and asked["statistics"]:
         raise PlanError("--calibrate and --statistics exclude each other; give one")
+    idle = [name for name in ("preprocess", "images", "symmetric", "scratch") if asked.get(name)]
+    if idle and not asked["calibrate"]:
+        raise PlanError(f"--{idle[0]} says how the data of --calibrate is read; give that too, or leave it out")

@@ -33,6 +33,9 @@ VERBS = {
 
 
 MESSAGE_LENGTH = 4000
+# Raised without arguments, with the help as its text; click 8.1 does not have it and shows the help itself.
+_HELP: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
+INTERRUPTED = 130  # as shells report SIGINT
 
 
 class _Verbs(click.Group):
@@ -51,7 +54,22 @@ class _Verbs(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run; what a user can put right is one line on stderr, anything else keeps its traceback."""
         try:
-            return super().main(*args, **kwargs)
+            # Without this click prints its own errors, with the usage above them.
+            code = super().main(*args, **{**kwargs, "standalone_mode": False})
+            if not kwargs.get("standalone_mode", True):
+                return code
+            sys.exit(code or 0)
+        except _HELP as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.ClickException as error:
+            verb = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "surgery"
+            found = _printable(error.format_message())[:MESSAGE_LENGTH].rstrip(".")
+            click.echo(f"surgery: {found}; see {verb} --help", err=True)
+            sys.exit(error.exit_code)
+        except click.Abort:
+            click.echo("surgery: interrupted", err=True)
+            sys.exit(INTERRUPTED)
         except SurgeryError as error:
             click.echo(f"surgery: {_shown(error)}", err=True)
             sys.exit(error.exit_code)

@@ -144,6 +144,6 @@ def request(
         force=force,
         threads=threads,
         seed=seed,
-        options=parse_options([*options, *([f"algorithm={algorithm}"] if algorithm else [])]),
+        options=parse_options([*options, *([] if algorithm is None else [f"algorithm={algorithm}"])]),
         share=share,
     )

@@ -99,7 +99,7 @@ def session(path: Path, *, threads: int = 1) -> Iterator[Callable[[Mapping[str, 
 
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
+    options.log_severity_level = 4  # Nothing: errors are raised as well.
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     try:

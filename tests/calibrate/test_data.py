@@ -162,7 +162,7 @@ def bad_arrays(path: Path) -> dict[str, np.ndarray]:
         ("shape.npy", r"'data' is float64 of shape \(2, 3, 4, 6\); expected \(2, 3, 4, 5\)"),
         ("bytes.npy", "image 0: becomes 3x4x6 where the network takes 3x4x5"),
         ("grey.npy", "its pictures have 1 channels; channels is bgr"),
-        ("text.npy", "'data' is <U1"),
+        ("text.npy", "it holds <U1"),
         ("none.npy", "holds no images"),
         ("scalar.npy", "expected numbers, image by image"),
         ("ragged.npy", "ragged"),

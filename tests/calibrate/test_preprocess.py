@@ -109,7 +109,7 @@ def test_facts_give_the_same_again(tmp_path: Path) -> None:
         ({"mean_file": 3}, "mean_file is 3; expected text"),
         ({"mean_file": "no.npy"}, "no such mean file"),
         ({"mean_file": "bad.binaryproto"}, "is no binaryproto of a mean"),
-        ({"mean_file": "bad.npy"}, "is no array of numbers"),
+        ({"mean_file": "bad.npy"}, "bad.npy: cannot be read"),
     ],
 )
 def test_a_wrong_statement_is_told_in_one_line(tmp_path: Path, stated: object, words: str) -> None:

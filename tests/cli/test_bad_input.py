@@ -218,6 +218,9 @@ COMMANDS: dict[str, Callable[[str, str, str, Sequence[str], str], list[str]]] = 
     "extract": lambda p, w, plan, good, out: [p, w, "-o", out, "--outputs", "conv", "--verify", "none"],
     "fold": lambda p, w, plan, good, out: [p, w, "-o", out, "--verify", "none"],
     "fc-to-conv": lambda p, w, plan, good, out: [p, w, "-o", out, "--verify", "none"],
+    "merge": lambda p, w, plan, good, out: [p, w, "-o", out, "--verify", "none"],
+    "calibrate": lambda p, w, plan, good, out: [p, w, "-o", out, "--data", good[0].replace("good.prototxt", "x.npy")],
+    "advise": lambda p, w, plan, good, out: [p, w, "--layer", "ip", "--params", "0.1", "--runtime", "opencv"],
 }
 LENIENT = {"upgrade", "deploy"}  # They rework the text; whether weights fit is not theirs to say.
 MEASURED = {"inspect", "lint"}
@@ -233,6 +236,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("files")
     (folder / "good.prototxt").write_text(NET)
     (folder / "good.caffemodel").write_bytes(WEIGHTS)
+    np.save(folder / "x.npy", np.ones((2, 3, 8, 8), np.float32))
     for group in (BAD_TEXTS, ODD_TEXTS, WRONG_VALUES, HUGE_TEXTS):
         for name, raw in group.items():
             (folder / f"{name}.prototxt").write_bytes(raw)
@@ -325,7 +329,11 @@ def test_odd_files_end_in_an_answer(verb: str, files: Path, tmp_path: Path) -> N
     good = [str(files / "good.prototxt"), str(files / "good.caffemodel")]
     pairs = [(p, good[1]) for p in paths(files, list(ODD_TEXTS), "prototxt")]
     pairs += [(good[0], w) for w in paths(files, list(ODD_WEIGHTS), "caffemodel")]
-    if verb in ("verify", "bench"):  # What can be read goes on into a runtime, which takes a process of its own.
+    if verb in (
+        "verify",
+        "bench",
+        "advise",
+    ):  # What can be read goes on into a runtime, which takes a process of its own.
         pairs = pairs[::4]
     assert_refused(verb, pairs, files, {0, 1, 2}, tmp_path)
 

@@ -32,10 +32,18 @@ COMMANDS: dict[str, Callable[[str, Path, str], list[str]]] = {
     "extract": lambda file, folder, out: [file, "-o", out, "--outputs", "y", "--verify", "none"],
     "fold": lambda file, folder, out: [file, "-o", out, "--verify", "none"],
     "fc-to-conv": lambda file, folder, out: [file, "-o", out, "--verify", "none"],
+    "merge": lambda file, folder, out: [file, "-o", out, "--verify", "none"],
+    "calibrate": lambda file, folder, out: [file, "-o", out, "--data", str(folder / "x.npy")],
+    "advise": lambda file, folder, out: [file, "--layer", "conv", "--macs", "0.5"],
 }
 THOROUGH = {"inspect", "compress", "convert"}
 ENDLESS = "a loop without end"
-RUNNING = {"verify", "bench"}  # What can be read goes on into a runtime, which takes a process of its own.
+RUNNING = {
+    "verify",
+    "bench",
+    "advise",
+    "calibrate",
+}  # What can be read goes on into a runtime, which takes a process of its own.
 
 
 def test_every_verb_is_tried() -> None:
@@ -49,6 +57,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (outside / "secret.bin").write_bytes(hostile_onnx.K.tobytes())
     folder = tmp_path_factory.mktemp("files")
     (folder / "good.onnx").write_bytes(hostile_onnx.GOOD)
+    np.save(folder / "x.npy", np.ones((2, 3, 8, 8), np.float32))
     for group in (hostile_onnx.BAD, hostile_onnx.ODD, hostile_onnx.HUGE):
         for name, raw in group.items():
             (folder / f"{name}.onnx").write_bytes(raw)
