@@ -158,7 +158,7 @@ def _infos(graph: Graph) -> dict[str, Any]:
         result = onnx.ModelProto()
         with suppress(DecodeError):  # What cannot be read says nothing.
             result.ParseFromString(text)
-    return {info.name: info for info in result.graph.value_info}
+    return {info.name: info for info in (*result.graph.value_info, *result.graph.output)}
 
 
 def _head(tensor: Tensor) -> bytes:

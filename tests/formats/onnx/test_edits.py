@@ -309,6 +309,16 @@ def test_a_graph_can_begin_in_its_middle(ir_version: int, tmp_path: Path) -> Non
     np.testing.assert_array_equal(run(path, r=whole["r"])["y"], whole["y"])
 
 
+def test_an_extract_may_begin_at_an_output_of_which_only_the_type_is_stated(tmp_path: Path) -> None:
+    require_onnxruntime()
+    nodes = [node("Relu", "x", "r"), node("Neg", "r", "y")]
+    path = tiny(tmp_path, nodes, inputs={"x": SHAPE}, outputs=["r", "y"])
+    model = formats.load([path]).edit(Extract(("y",), ("r",)))
+    (part,) = model.format.save(model, tmp_path, "part")
+    x = normal(*SHAPE)
+    np.testing.assert_array_equal(run(part, r=x)["y"], -x)
+
+
 def test_an_extract_of_everything_changes_no_byte(tmp_path: Path) -> None:
     model = chain(tmp_path)
     (path,) = saved(model, tmp_path / "all", Extract(("z", "y")))
