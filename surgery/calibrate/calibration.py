@@ -11,12 +11,12 @@ from typing import Any
 
 from surgery.calibrate import preprocess as reading
 from surgery.calibrate import transform_param
-from surgery.calibrate.data import open_data
+from surgery.calibrate.data import Data, open_data
 from surgery.calibrate.gathering import POSITIONS, bytes_of, gathered
 from surgery.calibrate.passes import Cursor, Progress
 from surgery.calibrate.preprocess import Preprocess
 from surgery.calibrate.record import differing, record_of, settings_of
-from surgery.calibrate.twin import together, twin_of
+from surgery.calibrate.twin import Twin, together, twin_of
 from surgery.errors import DataError, PlanError
 from surgery.factor.statistics import Statistics
 from surgery.model import Model
@@ -31,11 +31,17 @@ class Calibration:
         record: what a plan remembers: which data, and all that the statistics depend on besides (JSON).
         model: the network.
         keys: the layers in the order in which the network runs them, and in which they are to be asked for.
+        twin: the ONNX twin of the network.
+        data: the data.
+        folder: a scratch folder of its own, which is gone with it.
     """
 
     record: Mapping[str, Any]
     model: Model
     keys: tuple[str, ...]
+    twin: Twin
+    data: Data
+    folder: Path
     _cursor: Cursor = field(repr=False)
 
     @property
@@ -97,7 +103,7 @@ def calibration(
         found = open_data(data, twin.inputs, given, lambda: transform_param.stated(model), images)
         record = record_of(found, positions=positions, seed=seed, symmetric=symmetric)
         cursor = Cursor(twin, found, Path(name), threads=threads, progress=progress)
-        yield Calibration(record, model, tuple(cursor.sites), cursor)
+        yield Calibration(record, model, tuple(cursor.sites), twin, found, Path(name), cursor)
 
 
 @contextmanager

@@ -71,12 +71,9 @@ def open_data(
         raise DataError(path, f"limit is {limit}; expected at least 1 image")
     if not inputs:
         raise DataError(path, "the network has no input to be fed")
-    if path.is_dir():
-        return _pictures(path, _in_folder(path)[:limit], inputs, given or default())
-    if not path.is_file():
-        raise DataError(path, "no such file or folder")
-    if path.suffix.lower() not in ARRAYS:
-        return _pictures(path, _in_list(path)[:limit], inputs, given or default())
+    pictures = pictures_of(path, limit)
+    if pictures is not None:
+        return _pictures(path, pictures, inputs, given or default())
     arrays = {name: array[:limit] for name, array in _arrays(path, inputs).items()}
     counts = {len(array) for array in arrays.values()}
     if len(counts) > 1:
@@ -89,29 +86,44 @@ def open_data(
     return _array_of_pictures(path, arrays, inputs, lambda: given or default())
 
 
-def _in_folder(folder: Path) -> list[Path]:
+def pictures_of(path: Path, limit: int | None = None) -> list[Path] | None:
+    """Return the pictures at `path`, the first `limit` of them, None for a file of arrays; raises DataError."""
+    if path.is_dir():
+        return in_folder(path)[:limit]
+    if not path.is_file():
+        raise DataError(path, "no such file or folder")
+    if path.suffix.lower() in ARRAYS:
+        return None
+    return [path.parent / name for name, _ in in_list(path)[:limit]]
+
+
+def in_folder(folder: Path) -> list[Path]:
+    """Return the pictures of a folder, and of those in it, sorted by name."""
     found = (path for path in folder.rglob("*") if path.suffix.lower() in PICTURES and path.is_file())
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def _in_list(path: Path) -> list[Path]:
+def in_list(path: Path) -> list[tuple[str, str]]:
+    """Return name and label of each picture in a list, the label "" where there is none; raises DataError."""
     found = []
-    for number, line in _lines(path):
+    for number, line in lines(path, "expected a folder of pictures, .npy, .npz or a list of pictures"):
         if not line.strip():
             continue
         name, _, label = line.strip().rpartition(" ")
         # Caffe's lines always end in a label; without one, all of the line is the name.
         is_labelled = name and label.lstrip("+-").isdigit()
-        picture = path.parent / (name.strip() if is_labelled else line.strip())
-        if not picture.is_file():
-            raise DataError(f"{path}:{number}", f"no such picture: {picture}")
-        found.append(picture)
+        name, label = (name.strip(), label) if is_labelled else (line.strip(), "")
+        if not (path.parent / name).is_file():
+            raise DataError(f"{path}:{number}", f"no such picture: {path.parent / name}")
+        found.append((name, label))
     return found
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a text by number, of a file that is no text none but the first few."""
-    expected = "expected a folder of pictures, .npy, .npz or a list of pictures"
+def lines(path: Path, expected: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a text by number, of a file that is no text none but the first few.
+
+    Raises DataError, which says what was `expected`.
+    """
     try:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(iter(lambda: file.readline(LINE_LENGTH), ""), 1):

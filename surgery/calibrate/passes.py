@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
@@ -35,15 +35,30 @@ class Cursor:
     Attributes:
         sites: all sites by key, in running order.
         images: how many of each batch there are.
+        batch: how many the network takes at a time; the last batch is filled up.
+        model: the network for that many.
     """
 
-    def __init__(self, twin: Twin, data: Data, folder: Path, *, threads: int, progress: Progress) -> None:
+    def __init__(
+        self,
+        twin: Twin,
+        data: Data,
+        folder: Path,
+        *,
+        threads: int,
+        progress: Progress,
+        ends: Sequence[str] = (),
+        batch: int = BATCH,
+    ) -> None:
+        """Stand before the first site; `ends` are tensors behind the sites that are to be reached as well.
+
+        Where the network takes any number of images, it gets at most `batch` at a time.
+        """
         self.sites = {site.key: site for site in twin.sites}
-        self._segments = segments(twin)
-        batch = twin.batch or min(BATCH, data.count)
-        self.images = [min(batch, data.count - i) for i in range(0, data.count, batch)]
-        self._batch = batch
-        self._model = twin.with_batch(batch)
+        self._segments = segments(twin, ends)
+        self.batch = twin.batch or min(batch, data.count)
+        self.images = [min(self.batch, data.count - i) for i in range(0, data.count, self.batch)]
+        self.model = twin.with_batch(self.batch)
         self._data = data
         self._folder = folder
         self._threads = threads
@@ -61,8 +76,8 @@ class Cursor:
         if target < self._at:
             raise ValueError(f"'{key}' runs before '{self._segments[self._at].site.key}'; ask in running order")
         if self._at < 0:
-            for i, blobs in enumerate(self._data.batches(self._batch)):
-                live = self._written(_filled(blobs, self._batch), i)
+            for i, blobs in enumerate(self._data.batches(self.batch)):
+                live = self._written(filled(blobs, self.batch), i)
                 self._live.append((live, live))
                 self._progress("reading", (i + 1) / len(self.images))
         for segment in self._segments[self._at + 1 : target + 1]:
@@ -74,8 +89,25 @@ class Cursor:
         """Yield, batch by batch, what the site reads in the original and in the half-cut network."""
         name = self._segments[self._at].site.input
         for (original, cut), images in zip(self._live, self.images, strict=True):
-            first = _part(original[name], images, self._batch)
-            yield first, first if cut[name] == original[name] else _part(cut[name], images, self._batch)
+            first = part(np.load(original[name]), images, self.batch)
+            yield first, first if cut[name] == original[name] else part(np.load(cut[name]), images, self.batch)
+
+    @property
+    def segment(self) -> Segment:
+        """What leads to the site that it stands before."""
+        return self._segments[self._at]
+
+    def read(self, names: Sequence[str]) -> Iterator[Blobs]:
+        """Yield, batch by batch, tensors that are alive in the original, the last batch filled up like the others."""
+        for original, _ in self._live:
+            yield {name: np.load(original[name]) for name in names}
+
+    def opened(self, model: Model, stack: ExitStack) -> Run:
+        """Return what runs a model that was made of `model`; gone with `stack`. Raises EngineError."""
+        folder = self._folder / f"segment{next(self._files)}"
+        folder.mkdir()
+        stack.callback(shutil.rmtree, folder)
+        return stack.enter_context(session(model.format.save(model, folder, "part")[0], threads=self._threads))
 
     def _advance(self, segment: Segment, before: Site | None, chain: Chain | None) -> None:
         """Run what lies between two sites."""
@@ -93,20 +125,14 @@ class Cursor:
 
     def _loaded(self, segment: Segment, before: Site | None, chain: Chain | None, stack: ExitStack) -> tuple[Run, Run]:
         """Return what runs a segment, as it is and with the site `before` it cut; gone with `stack`."""
-        model = segment.model(self._model)
-        run = self._session(model, stack)
+        model = segment.model(self.model)
+        run = self.opened(model, stack)
         node = next((node for node in model.nodes if before and before.output in node.outputs), None)
         if chain is None or before is None or node is None:  # Nothing that is cut later hangs on that site.
             return run, run
         # One layer, the product of the factors, takes whatever stages they have.
         whole = collapse(chain, before.op.weight.dtype)
-        return run, self._session(model.edit(Splice(node.key, Chain((whole,)))), stack)
-
-    def _session(self, model: Model, stack: ExitStack) -> Run:
-        folder = self._folder / f"segment{next(self._files)}"
-        folder.mkdir()
-        stack.callback(shutil.rmtree, folder)
-        return stack.enter_context(session(model.format.save(model, folder, "part")[0], threads=self._threads))
+        return run, self.opened(model.edit(Splice(node.key, Chain((whole,)))), stack)
 
     def _written(self, blobs: Blobs, batch: int) -> dict[str, Path]:
         """Spool tensors of batch number `batch`; raises DataError where the disk would not hold those of all."""
@@ -124,15 +150,14 @@ class Cursor:
         return paths
 
 
-def _filled(blobs: Blobs, batch: int) -> Blobs:
+def filled(blobs: Blobs, batch: int) -> Blobs:
     """Return a batch with its last image repeated up to `batch`."""
     return {name: np.concatenate([a, *[a[-1:]] * (batch - len(a))]) for name, a in blobs.items()}
 
 
-def _part(path: Path, images: int, batch: int) -> Array:
-    """Return what a spooled tensor holds of the first `images` of a batch that was filled up to `batch`."""
-    found: Array = np.load(path)
-    return found[: len(found) * images // batch]
+def part(array: Array, images: int, batch: int) -> Array:
+    """Return what a tensor holds of the first `images` of a batch that was filled up to `batch`."""
+    return array[: len(array) * images // batch]
 
 
 def _read(live: Live, segment: Segment) -> Blobs:
