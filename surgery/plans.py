@@ -11,10 +11,14 @@ from typing import Any
 from surgery.errors import PlanError
 from surgery.factor import METHODS, Method, Rank, with_options
 
-FORMAT = 2
-READABLE = (1, 2)  # Format 1 had no options, shared cuts or calibration.
-_FIELDS = frozenset({"format", "source", "threads", "seed", "calibration", "refit", "cuts", "left"})
-_FIELDS_OF_A_CUT = frozenset({"layer", "method", "rank", "options"})
+FORMAT = 3
+READABLE = (1, 2, 3)  # 1 had no options, shared cuts or calibration, 2 no prices, pins or forbidden layers.
+_FIELDS = frozenset({"format", "source", "threads", "seed", "calibration", "refit", "asked", "predicted"})
+_FIELDS_OF_A_PLAN = _FIELDS | {"cuts", "left"}
+_FIELDS_OF_A_CUT = frozenset({"layer", "method", "rank", "options", "price", "error", "pinned"})
+_FIELDS_OF_WHAT_IS_LEFT = frozenset({"layer", "reason", "forbidden"})
+
+Price = tuple[tuple[str, float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,11 @@ class Cut:
 
     `options` are the method's own, sorted by name. The layers `others` read what `key` reads and are cut with it, as
     one layer of all their outputs: they share all factors but the last.
+
+    Attributes:
+        price: measure, what the layer takes of it, and what the cut one does.
+        error: what the cut is predicted to add to the network's error, None where nothing was predicted.
+        pinned: whether planning again keeps this cut as it is.
     """
 
     key: str
@@ -30,11 +39,19 @@ class Cut:
     rank: Rank
     options: tuple[tuple[str, str], ...] = ()
     others: tuple[str, ...] = ()
+    price: Price = ()
+    error: float | None = None
+    pinned: bool = False
 
     @property
     def keys(self) -> tuple[str, ...]:
         """All layers that are cut."""
         return (self.key, *self.others)
+
+    @property
+    def price_by_measure(self) -> Mapping[str, tuple[float, float]]:
+        """What the layer takes of each measure, and what the cut one does."""
+        return {name: (before, after) for name, before, after in self.price}
 
     @property
     def configured(self) -> Method:
@@ -44,10 +61,11 @@ class Cut:
 
 @dataclass(frozen=True)
 class Left:
-    """A layer that was asked for and left alone, and why."""
+    """A layer that was asked for and left alone, and why; planning again never cuts one that is `forbidden`."""
 
     key: str
     reason: str
+    forbidden: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +74,10 @@ class Plan:
 
     `calibration` says which data the cuts are fitted to and how it is read, None where they follow from the weights
     alone; with `refit` all factors that may are fitted to it, not only those of methods that use data themselves.
+
+    Attributes:
+        asked: the policy and the budgets that ranks were chosen by, for a reader; None for a plan without such.
+        predicted: of what the errors of the cuts are, their sum, and before and after of all that was counted.
     """
 
     digest: str
@@ -65,15 +87,18 @@ class Plan:
     seed: int = 0
     calibration: Mapping[str, Any] | None = None
     refit: bool = False
+    asked: Mapping[str, Any] | None = None
+    predicted: Mapping[str, Any] | None = None
 
 
 def to_json(plan: Plan) -> str:
     """Return the plan as JSON text, one cut a line."""
     cuts = [_cut_as_json(cut) for cut in plan.cuts]
-    left = [{"layer": x.key, "reason": x.reason} for x in plan.left]
+    left = [_left_as_json(x) for x in plan.left]
     head: dict[str, Any] = {"format": FORMAT, "source": plan.digest, "threads": plan.threads, "seed": plan.seed}
     if plan.calibration is not None:
         head |= {"calibration": plan.calibration, "refit": plan.refit}
+    head |= {name: value for name in ("asked", "predicted") if (value := getattr(plan, name)) is not None}
     lines = [f"  {json.dumps(name)}: {json.dumps(value)}," for name, value in head.items()]
     text = "\n".join(["{", *lines, f'  "cuts": {_rows(cuts)},', f'  "left": {_rows(left)}', "}", ""])
     # A name that is not UTF-8 holds lone surrogates: \udcff, as this writes them, is JSON's spelling too.
@@ -83,7 +108,14 @@ def to_json(plan: Plan) -> str:
 def _cut_as_json(cut: Cut) -> dict[str, Any]:
     layer: Any = list(cut.keys) if cut.others else cut.key
     row = {"layer": layer, "method": cut.method, "rank": cut.rank[0] if len(cut.rank) == 1 else list(cut.rank)}
-    return row | ({"options": dict(cut.options)} if cut.options else {})
+    row |= {"options": dict(cut.options)} if cut.options else {}
+    row |= {"price": {name: [before, after] for name, before, after in cut.price}} if cut.price else {}
+    row |= {"error": cut.error} if cut.error is not None else {}
+    return row | ({"pinned": True} if cut.pinned else {})
+
+
+def _left_as_json(left: Left) -> dict[str, Any]:
+    return {"layer": left.key, "reason": left.reason} | ({"forbidden": True} if left.forbidden else {})
 
 
 def _rows(rows: list[dict[str, Any]]) -> str:
@@ -101,20 +133,20 @@ def from_json(text: str, path: Path | str) -> Plan:
     if not isinstance(data, dict) or type(data.get("format")) is not int or data["format"] not in READABLE:
         found = data.get("format") if isinstance(data, dict) else type(data).__name__
         raise PlanError(f'{path}: "format" is {found!r}; expected {FORMAT}, a plan that `surgery plan` wrote')
-    _check_fields(data, _FIELDS, "", path)
+    _check_fields(data, _FIELDS_OF_A_PLAN, "", path)
     cuts = tuple(_cut(entry, i, path) for i, entry in enumerate(_list(data, "cuts", path)))
     names = [name for cut in cuts for name in cut.keys]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise PlanError(f"{path}: '{twice}' is cut twice; keep one entry")
-    left = tuple(Left(_string(x, "layer", path), _string(x, "reason", path)) for x in _list(data, "left", path))
+    left = tuple(_left(entry, i, path) for i, entry in enumerate(_list(data, "left", path)))
     threads, seed = _whole(data, "threads", 1, 1, path), _whole(data, "seed", 0, 0, path)
-    calibration, refit = data.get("calibration"), data.get("refit", False)
-    if not (calibration is None or isinstance(calibration, dict)):
-        raise PlanError(f'{path}: "calibration" is {calibration!r}; expected an object, as `surgery plan` wrote it')
-    if not isinstance(refit, bool):
-        raise PlanError(f'{path}: "refit" is {refit!r}; expected true or false')
-    return Plan(_string(data, "source", path), cuts, left, threads, seed, calibration, refit)
+    objects = {name: data.get(name) for name in ("calibration", "asked", "predicted")}
+    for name, value in objects.items():
+        if not (value is None or isinstance(value, dict)):
+            raise PlanError(f'{path}: "{name}" is {value!r}; expected an object, as `surgery plan` wrote it')
+    refit = _flag(data, "refit", str(path))
+    return Plan(_string(data, "source", path), cuts, left, threads, seed, refit=refit, **objects)
 
 
 def _check_fields(data: Mapping[str, Any], known: frozenset[str], place: str, path: Path | str) -> None:
@@ -139,12 +171,43 @@ def _cut(entry: Any, index: int, path: Path | str) -> Cut:
     options = entry.get("options", {})
     if not isinstance(options, dict) or not all(isinstance(value, str) for value in options.values()):
         raise PlanError(f"options are {options!r} in {path}; expected an object of texts", node=key)
-    cut = Cut(key, method, tuple(ranks), tuple(sorted(options.items())), tuple(others))
+    place = f"{path}: cuts[{index}]"
+    price, pinned = _price(entry.get("price", {}), place), _flag(entry, "pinned", place)
+    error = entry.get("error")
+    if not (error is None or _is_number(error)):
+        raise PlanError(f"{place}: error is {error!r}; expected a number")
+    chosen = (key, method, tuple(ranks), tuple(sorted(options.items())), tuple(others))
+    cut = Cut(*chosen, price, error, pinned)
     try:
         _ = cut.configured
     except PlanError as error:
         raise PlanError(error.message, node=key) from error
     return cut
+
+
+def _price(price: Any, place: str) -> Price:
+    if not isinstance(price, dict) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair)) for pair in price.values()
+    ):
+        raise PlanError(f"{place}: price is {price!r}; expected two numbers for each measure, before and after")
+    return tuple((name, before, after) for name, (before, after) in price.items())
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _left(entry: Any, index: int, path: Path | str) -> Left:
+    key, reason = _string(entry, "layer", path), _string(entry, "reason", path)
+    _check_fields(entry, _FIELDS_OF_WHAT_IS_LEFT, f"left[{index}] has ", path)
+    return Left(key, reason, _flag(entry, "forbidden", f"{path}: left[{index}]"))
+
+
+def _flag(data: Mapping[str, Any], name: str, place: str) -> bool:
+    value = data.get(name, False)
+    if not isinstance(value, bool):
+        raise PlanError(f'{place}: "{name}" is {value!r}; expected true or false')
+    return value
 
 
 def _layers(entry: Mapping[str, Any], path: Path | str) -> list[str]:

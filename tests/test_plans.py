@@ -48,7 +48,7 @@ def test_a_plan_of_the_first_format_is_read() -> None:
         ("plan", "calibrations", {}, '"calibrations" is not a field of plans'),
         ("plan", "calibration", "images", "\"calibration\" is 'images'; expected an object"),
         ("plan", "refit", "yes", "\"refit\" is 'yes'; expected true or false"),
-        ("plan", "format", 3, '"format" is 3; expected 2'),
+        ("plan", "format", 4, '"format" is 4; expected 3'),
         ("cut", "rnak", 3, 'cuts[0] has "rnak" is not a field of plans'),
         ("cut", "options", ["tpm"], "conv1: options are ['tpm'] in plan.json; expected an object"),
         ("cut", "options", {"algorithm": "tpm"}, "conv1: tucker2 has no option 'algorithm'"),

@@ -1,6 +1,18 @@
 """How much to cut: from what a person asks for to one rank for each layer."""
 
+from surgery.choose.choosing import choose
+from surgery.choose.policies import POLICIES, Evidence
+from surgery.choose.ranks import rank_for
 from surgery.choose.request import Amount, Request, Selector, parse_options, parse_selector
-from surgery.choose.uniform import choose, rank_for
 
-__all__ = ["Amount", "Request", "Selector", "choose", "parse_options", "parse_selector", "rank_for"]
+__all__ = [
+    "POLICIES",
+    "Amount",
+    "Evidence",
+    "Request",
+    "Selector",
+    "choose",
+    "parse_options",
+    "parse_selector",
+    "rank_for",
+]

@@ -9,40 +9,68 @@ from dataclasses import dataclass, field
 
 from surgery.errors import PlanError
 from surgery.factor import METHODS, Method, Rank, choices, options_of, with_options
+from surgery.plans import Cut
 
 # For a layer that more than one method can cut, unless the request says otherwise.
 DEFAULT_METHODS = ("svd", "tucker2", "svd-channel", "svd-spatial")
+BUDGETS = ("params", "macs", "size", "activations", "speedup", "latency", "max_drop")
 
 
 @dataclass(frozen=True)
 class Amount:
-    """How much of a layer or a network remains. At most one of `rank` and `energy`, or ratios, which combine.
+    """How much of a layer or a network remains. At most one of `rank` and `energy`, or budgets, which combine.
 
     `rank` is () for none and (0,) for the full one; one number serves all of a method's ranks. `params` and `macs` are
-    the shares of weights and of multiply-accumulates that may remain, above 0 and at most 1.
+    the shares of weights and of multiply-accumulates that may remain, above 0 and at most 1. The rest is for a whole
+    network only.
+
+    Attributes:
+        size: bytes of all weights.
+        activations: bytes of all that layers put out, as a share of the uncut network's; cuts add inner maps.
+        speedup: how many times faster a forward pass is to be, as measured.
+        latency: milliseconds that it may take, as measured.
+        max_drop: share of samples by which the accuracy, without labels the agreement with the original, may fall.
     """
 
     rank: Rank = ()
     energy: float | None = None
     params: float | None = None
     macs: float | None = None
+    size: float | None = None
+    activations: float | None = None
+    speedup: float | None = None
+    latency: float | None = None
+    max_drop: float | None = None
 
     def __post_init__(self) -> None:
-        ratios = self.params is not None or self.macs is not None
-        if bool(self.rank) + (self.energy is not None) + ratios > 1:
-            raise PlanError("rank, energy and ratios (params, macs) exclude each other; give one kind")
-        for name in ("energy", "params", "macs"):
+        if bool(self.rank) + (self.energy is not None) + bool(self.budgets) > 1:
+            raise PlanError("rank, energy and budgets (params, macs, ...) exclude each other; give one kind")
+        for name in ("energy", "params", "macs", "max_drop"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
                 raise PlanError(f"{name} is {value}; expected a share above 0 and at most 1")
+        for name in ("size", "activations", "latency"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise PlanError(f"{name} is {value}; expected a number above 0")
+        if self.speedup is not None and not 1 < self.speedup < float("inf"):
+            raise PlanError(f"speedup is {self.speedup}; expected a number above 1, like 2 for twice as fast")
+        if self.speedup is not None and self.latency is not None:
+            raise PlanError("speedup and latency both bound the time of a forward pass; give one")
 
     @property
     def ratios(self) -> dict[str, float]:
         """The ratios that were given, by measure."""
         return {name: value for name, value in (("params", self.params), ("macs", self.macs)) if value is not None}
 
+    @property
+    def budgets(self) -> dict[str, float]:
+        """All budgets that were given, by name."""
+        given = {name: getattr(self, name) for name in BUDGETS}
+        return {name: value for name, value in given.items() if value is not None}
+
     def __bool__(self) -> bool:
-        return bool(self.rank) or self.energy is not None or bool(self.ratios)
+        return bool(self.rank) or self.energy is not None or bool(self.budgets)
 
 
 @dataclass(frozen=True)
@@ -69,6 +97,12 @@ class Request:
 
     `options` are set on those methods that have them. With `share`, layers that read the same value and can be cut as
     one are.
+
+    Attributes:
+        policy: how an amount for the whole network becomes ranks, one of POLICIES; "" for what suits the amount.
+        multiple: of what every rank is a multiple where the policy is a knapsack; a layer's whole width is one too.
+        pinned: cuts that are kept as they are.
+        forbidden: layers that are not to be cut.
     """
 
     selectors: tuple[Selector, ...] = ()
@@ -79,6 +113,10 @@ class Request:
     seed: int = 0
     options: tuple[tuple[str, str], ...] = ()
     share: bool = False
+    policy: str = ""
+    multiple: int = 4
+    pinned: tuple[Cut, ...] = ()
+    forbidden: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         named = {*self.methods, *(name for selector in self.selectors for name in selector.methods)}

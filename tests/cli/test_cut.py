@@ -67,7 +67,7 @@ def test_two_ratios_both_hold(tmp_path: Path) -> None:
 def test_a_budget_that_cannot_be_met_says_what_can(tmp_path: Path) -> None:
     result = run("compress", *FILES, "-o", tmp_path / "out", "--params", "0.001")
     assert result.exit_code == 2
-    assert "--params cannot be met: with rank 1 everywhere 0.0" in result.stderr
+    assert "--params cannot be met: 0.005 of the network remains at the least" in result.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -95,7 +95,7 @@ def test_a_plan_for_other_files_is_refused(tmp_path: Path) -> None:
 def test_an_edited_plan_is_carried_out(tmp_path: Path) -> None:
     dense = next(name for name, methods in layer_names().items() if "svd" in methods)
     plan = json.loads(run("plan", *FILES, "--layer", f"{dense}=svd:rank=8").stdout)
-    assert plan["cuts"] == [{"layer": dense, "method": "svd", "rank": 8}]
+    assert [(cut["layer"], cut["method"], cut["rank"]) for cut in plan["cuts"]] == [(dense, "svd", 8)]
     plan["cuts"][0]["rank"] = 5
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     assert run("apply", *FILES, tmp_path / "plan.json", "-o", tmp_path / "out").exit_code == 0
@@ -106,7 +106,7 @@ def test_an_edited_plan_is_carried_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"format": 3}, '"format" is 3'),
+        ({"format": 4}, '"format" is 4'),
         ({"cuts": [{"layer": "no", "method": "svd", "rank": 1}]}, "no layer is named 'no'"),
         ({"cuts": [{"layer": "ip1", "method": "nmf", "rank": 1}]}, "method 'nmf' is not known"),
         ({"cuts": [{"layer": "ip1", "method": "svd", "rank": 0}]}, "rank is 0"),
