@@ -28,6 +28,7 @@ from surgery.verify import AUTO_ENGINES as AUTO_ENGINES
 from surgery.verify import Verdict, verify_cut
 
 Progress = Callable[[str, float], None]  # what is being done, and what share of the whole is behind
+Judge = Callable[[Model], Mapping[str, Any]]  # what is measured of a cut network, as JSON values
 
 
 class Calibration(Protocol):
@@ -99,11 +100,13 @@ def carry_out(
     progress: Progress = lambda text, share: None,
     calibration: Calibration | None = None,
     notes: Sequence[str] = (),
+    judge: Judge | None = None,
 ) -> Outcome:
     """Cut `model` by `plan` and put the files, the plan and the report into `folder`.
 
     `engines` are tried in order to verify the written files; None verifies nothing. A plan that is fitted to data needs
-    the `calibration` (see `check_calibration`). `notes` go into the report. Raises NothingToCutError for a plan
+    the `calibration` (see `check_calibration`). `notes` go into the report, and so does what `judge` measures of the
+    cut network. Raises NothingToCutError for a plan
     without cuts (see `copy_through`), VerificationError when the written files are wrong; then nothing is left behind.
     """
     check_destination(folder, source.files)
@@ -126,7 +129,9 @@ def carry_out(
             verdict = _verify(cut, result, paths, engines, plan.seed) if engines is not None else None
         names = _names([*paths, *beside], staging)
         told = [*notes, *([] if calibration is None else [_told(calibration)])]
-        report = facts(survey(model), cut, result, plan, verdict, names, [f.name for f in source.files], told)
+        measured = judge(cut) if judge is not None else None
+        sources = [file.name for file in source.files]
+        report = facts(survey(model), cut, result, plan, verdict, names, sources, told, measured)
         _write_records(staging, plan, report, timings)
     progress("done", 1.0)
     written = tuple(folder / path.relative_to(staging) for path in (*paths, *beside))

@@ -26,6 +26,7 @@ def facts(
     files: Sequence[str],
     sources: Sequence[str],
     notes: Sequence[str] = (),
+    measured: Mapping[str, Any] | None = None,
 ) -> Mapping[str, Any]:
     """Return the report as plain JSON values; no times and no dates, so that equal inputs give equal reports.
 
@@ -39,6 +40,9 @@ def facts(
         "files": list(files),
         "totals": {"before": _totals(before), "after": _totals(after)},
         "calibration": plan.calibration,
+        "asked": plan.asked,
+        "predicted": plan.predicted,
+        "measured": measured,
         "layers": [_layer(before, after, result, made) for made in result.made],
         "left": [{"layer": left.key, "reason": left.reason} for left in plan.left],
         "notes": [*result.original.format.notes(result.original), *notes],
@@ -55,6 +59,9 @@ def empty(plan: Plan, files: Sequence[str], sources: Sequence[str]) -> Mapping[s
         "files": list(files),
         "totals": None,
         "calibration": None,
+        "asked": None,
+        "predicted": None,
+        "measured": None,
         "layers": [],
         "left": [],
         "notes": [],

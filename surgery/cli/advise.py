@@ -13,9 +13,13 @@ from surgery.errors import NothingToCutError, PlanError
 
 if TYPE_CHECKING:
     from surgery.advice import Advice, Trial
+    from surgery.fitting import Fitted
     from surgery.timing import Timing
 
 FORMAT = 1
+HEADING = ("method", "rank", "weight", "output", "params", "MACs", "bytes", "ms", "10 to 90 %", "solve")
+LEGEND = """weight: relative error of the weights; output: response error on samples held out, with data;
+ms: the layer alone, the median and the percentiles; solve: seconds; --json has the numbers in full"""
 
 
 @click.command()
@@ -40,9 +44,6 @@ def advise(
     layer: str,
     macs: float | None,
     params: float | None,
-    runtime: str,
-    threads: int,
-    seed: int,
     *,
     as_json: bool,
     **asked: Any,
@@ -58,30 +59,26 @@ def advise(
       surgery advise net.prototxt net.caffemodel --layer conv3_2 --macs 0.5
       surgery advise model.onnx --layer conv3_2 --macs 0.5 --calibrate images/ --preprocess preprocess.json
     """
+    if macs is None and params is None:
+        raise PlanError("how much is to remain? give --macs or --params, a share of the layer's own", layer)
+    advice = _advice(files, layer, macs=macs, params=params, **asked)
+    if not any(trial.fitted for trial in advice.trials):
+        raise NothingToCutError(tuple(f"{t.method}: {t.refusal}" for t in advice.trials))
+    click.echo(_json(advice) if as_json else _text(advice))
+
+
+def _advice(files: tuple[Path, ...], layer: str, *, macs: float | None, params: float | None, **asked: Any) -> Advice:
     from surgery.advice import advise as tried
     from surgery.advice import site_of
     from surgery.choose import Amount
 
-    if macs is None and params is None:
-        raise PlanError("how much is to remain? give --macs or --params, a share of the layer's own", layer)
     source = options.source(files, asked["shapes"], asked["phase"], asked["level"], asked["stages"])
     amount, model = Amount(params=params, macs=macs), source.load()
     site_of(model, layer)  # Before data is read for it.
-    with bar() as progress, data.calibration(model, (layer,), asked, seed, progress) as given:
+    named = {name: asked[name] for name in ("runtime", "threads", "seed")}
+    with bar() as progress, data.calibration(model, (layer,), asked, asked["seed"], progress) as given:
         statistics = given.statistics_for((layer,), {}) if given is not None else None
-        advice = tried(
-            source,
-            layer,
-            amount,
-            runtime=runtime,
-            statistics=statistics,
-            threads=threads,
-            seed=seed,
-            progress=progress,
-        )
-    if not any(trial.fitted for trial in advice.trials):
-        raise NothingToCutError(tuple(f"{t.method}: {t.refusal}" for t in advice.trials))
-    click.echo(_json(advice) if as_json else _text(advice))
+        return tried(source, layer, amount, statistics=statistics, progress=progress, **named)
 
 
 def _json(advice: Advice) -> str:
@@ -125,39 +122,38 @@ def _milliseconds(timing: Timing | None) -> dict[str, float] | None:
 
 def _text(advice: Advice) -> str:
     own, op = advice.site, advice.site.op
-    heading = ("method", "rank", "weight error", "response error", "params", "MACs", "bytes", "ms", "ms, 10 to 90 %")
-    rows = [(*heading, "solve s")]
-    whole = (tables.count(op.params), tables.count(own.facts.macs), tables.size(4 * op.params))
-    rows.append((tables.printable(own.key, 40), "", "", "", *whole, *_times(advice.own_timing), ""))
-    for trial in advice.trials:
-        if trial.fitted is None:
-            continue
-        error = trial.fitted.response_error
-        name = " ".join([trial.method, *trial.options.values()])
-        rows.append(
-            (
-                name,
-                "x".join(map(str, trial.rank)),
-                f"{trial.fitted.fit.relative_error:.4f}",
-                "" if error is None else f"{error:.4f}",
-                tables.count(trial.params),
-                tables.count(trial.macs),
-                tables.size(4 * trial.params),
-                *_times(trial.timing),
-                f"{trial.solve_s:.2f}",
-            )
-        )
-    lines = [tables.table(rows, frozenset(range(1, 10))), ""]
+    whole = (tables.short(op.params), tables.short(own.facts.macs), tables.size(4 * op.params))
+    rows: list[tuple[str, ...]] = [
+        HEADING,
+        (tables.printable(own.key, 20), "", "", "", *whole, *_times(advice.own_timing), ""),
+    ]
+    rows += [_line(trial, trial.fitted) for trial in advice.trials if trial.fitted is not None]
+    lines = [tables.table(rows, frozenset(range(1, len(HEADING)))), "", LEGEND]
     lines += [tables.printable(f"not {t.method}: {t.refusal}") for t in advice.trials if t.refusal]
     lines += [tables.printable(f"not timed: {advice.untimed}")] if advice.untimed else []
     return "\n".join(lines).rstrip()
+
+
+def _line(trial: Trial, fitted: Fitted) -> tuple[str, ...]:
+    error = fitted.response_error
+    return (
+        " ".join([trial.method, *trial.options.values()]),
+        "x".join(map(str, trial.rank)),
+        f"{fitted.fit.relative_error:.4f}",
+        "" if error is None else f"{error:.4f}",
+        tables.short(trial.params),
+        tables.short(trial.macs),
+        tables.size(4 * trial.params),
+        *_times(trial.timing),
+        f"{trial.solve_s:.2f}",
+    )
 
 
 def _times(timing: Timing | None) -> tuple[str, str]:
     if timing is None:
         return "", ""
     own = timing.milliseconds
-    return f"{own.median:.3f}", f"{own.p10:.3f} to {own.p90:.3f}"
+    return f"{own.median:.2f}", f"{own.p10:.2f}-{own.p90:.2f}"
 
 
 __all__ = ["advise"]

@@ -9,17 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from surgery.cli import options, tables
+from surgery.cli import latency, options, tables
 from surgery.cli.models import RUNTIMES, parse_runtimes, read_models, split_models
 from surgery.cli.progress import bar
+from surgery.errors import PlanError
 
 if TYPE_CHECKING:
     from surgery.timing import Spread, Timing
+
+ROUNDS = 30
 
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=options.FILE)
 @options.network_options
+@latency.layer_options
 @click.option(
     "--runtime",
     metavar="NAME[,NAME...]",
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
     help="caffe, onnxruntime or opencv; of several, each runs every model.",
 )
 @click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True)
-@click.option("--repeat", type=click.IntRange(1, 10**6), default=30, show_default=True, help="Rounds of turns.")
+@click.option("--repeat", type=click.IntRange(1, 10**6), help="Rounds of turns; 30 by default, with --table 10.")
 @click.option("--warmup", type=click.IntRange(1, 10**6), default=3, show_default=True, help="Passes before the first.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random inputs.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable, on stdout.")
@@ -36,38 +40,49 @@ def bench(
     files: tuple[Path, ...],
     runtime: str,
     threads: int,
-    repeat: int,
+    repeat: int | None,
     warmup: int,
     seed: int,
     *,
     as_json: bool,
-    **network: Any,
+    **asked: Any,
 ) -> None:
-    """Time the forward pass of models side by side.
+    """Time the forward pass of models side by side, or with --table the layers of one.
 
     Each model is loaded once, in a process of its own, and warmed up; then they take turns, round by round. The median
     is over rounds, and so is the ratio to the first model: each round gives one. Loading is not counted. Inputs are
     random, in the shapes that the models state.
 
+    With --table each layer of one model is timed by itself, and so is what cuts make of it at some ranks; `surgery plan
+    --table` reads the file. --device-files writes what someone needs to make that table on another device.
+
     \b
     Examples:
       surgery bench net.prototxt net.caffemodel small/net.prototxt small/net.caffemodel
       surgery bench net.prototxt net.caffemodel net.onnx --runtime onnxruntime,opencv --threads 4 --json
+      surgery bench net.prototxt net.caffemodel --table laptop.csv --runtime caffe
+      surgery bench net.prototxt net.caffemodel --device-files for-the-phone
     """
     from surgery.timing import Entrant, measure
 
     runtimes = list(dict.fromkeys(parse_runtimes(runtime, RUNTIMES)))
-    models = read_models(split_models(files), network)
+    models = read_models(split_models(files), asked)
+    if asked["table"] is not None or asked["device_files"] is not None:
+        made = latency.layer_times(models, runtimes, repeat, {**asked, "threads": threads, "warmup": warmup})
+        click.echo(tables.as_json({"format": 1, **made}) if as_json else latency.told(made))
+        return
+    if asked["method"] or asked["fresh"]:
+        raise PlanError("--method and --fresh are about the times of layers; give --table too")
     labels = _labels([source.files[0] for source, _ in models])
     entrants = [
         Entrant(label, model, source.files, name)
         for name in runtimes
         for label, (source, model) in zip(labels, models, strict=True)
     ]
+    run = {"threads": threads, "rounds": repeat or ROUNDS, "warmup": warmup, "seed": seed}
     with bar() as progress:
-        timings = measure(entrants, threads=threads, rounds=repeat, warmup=warmup, seed=seed, progress=progress)
-    asked = {"threads": threads, "rounds": repeat, "warmup": warmup, "seed": seed}
-    click.echo(_json(timings, asked) if as_json else _text(timings, asked))
+        timings = measure(entrants, progress=progress, **run)
+    click.echo(_json(timings, run) if as_json else _text(timings, run))
 
 
 def _labels(files: list[Path]) -> list[str]:

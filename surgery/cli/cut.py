@@ -1,4 +1,4 @@
-"""`surgery compress`, `plan` and `apply`: choose cuts, carry them out."""
+"""`surgery compress` and `apply`: choose cuts, carry them out."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from surgery.cli import data, options, tables
+from surgery.cli import budgets, data, options, plan_view, tables, workers
+from surgery.cli.plan import keys, planned
 from surgery.cli.progress import bar
-from surgery.errors import NothingToCutError, PlanError
+from surgery.errors import PlanError
 
 if TYPE_CHECKING:
     from surgery.formats import Source
     from surgery.pipeline import Outcome
-    from surgery.plans import Plan
 
 RUNTIMES = click.Choice(["auto", "caffe", "onnxruntime", "opencv", "layers", "none"])
 
 
-def _verify_option(command: Any) -> Any:
+def verify_option(command: Any) -> Any:
     return click.option(
         "--verify",
-        "runtime",
         type=RUNTIMES,
         default="auto",
         show_default=True,
@@ -37,11 +36,14 @@ def _verify_option(command: Any) -> Any:
 @click.argument("files", nargs=-1, required=True, type=options.FILE)
 @click.option("-o", "--output", required=True, type=options.FILE, help="Folder for the results.")
 @options.cut_options
+@budgets.budget_options
+@budgets.measuring_options
+@workers.measuring_worker_options
 @data.data_options
 @options.network_options
-@_verify_option
+@verify_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def compress(files: tuple[Path, ...], output: Path, runtime: str, *, as_json: bool, **asked: Any) -> None:
+def compress(files: tuple[Path, ...], output: Path, verify: str, *, as_json: bool, **asked: Any) -> None:
     """Cut a network's layers, verify the result and write it.
 
     \b
@@ -54,6 +56,7 @@ def compress(files: tuple[Path, ...], output: Path, runtime: str, *, as_json: bo
     """
     from surgery.output import check_destination
     from surgery.pipeline import carry_out, copy_through
+    from surgery.planning import judge_with
 
     source = _source(files, asked)
     check_destination(output, files)
@@ -62,47 +65,13 @@ def compress(files: tuple[Path, ...], output: Path, runtime: str, *, as_json: bo
         outcome = copy_through(source, output)
     else:
         model = source.load()
-        made = _plan(model, asked)
-        with bar() as progress, data.calibration(model, _keys(made), asked, made.seed, progress) as given:
+        with bar() as progress:
+            made = planned(source, model, asked, progress)
+        with bar() as progress, data.calibration(model, keys(made), asked, made.seed, progress) as given:
             made = made if given is None else replace(made, calibration=given.record, refit=asked["refit"])
-            outcome = carry_out(source, model, made, output, _engines(runtime), progress, given)
+            judge = judge_with(model, budgets.means(asked))
+            outcome = carry_out(source, model, made, output, engines(verify), progress, given, judge=judge)
     _show(outcome, as_json=as_json)
-
-
-@click.command()
-@click.argument("files", nargs=-1, required=True, type=options.FILE)
-@click.option("-o", "--output", type=options.FILE, help="File for the plan; default: standard output.")
-@options.cut_options
-@data.data_options
-@options.network_options
-def plan(files: tuple[Path, ...], output: Path | None, **asked: Any) -> None:
-    """Choose cuts and write them as a plan: JSON to read, edit and apply.
-
-    \b
-    Example:
-      surgery plan net.prototxt net.caffemodel -o plan.json --layer 'fc*' --energy 0.95
-    """
-    from surgery.formats import digest
-    from surgery.output import check_file, write_file
-    from surgery.plans import Plan, to_json
-
-    if output is not None:
-        check_file(output, (*files, *data.files(asked)))
-    if asked["method"] == "none":
-        data.check_none(asked, "nothing is cut")
-        made = Plan(digest(files), ())
-    else:
-        source = _source(files, asked)
-        model = source.load()
-        made = _plan(model, asked)
-        if not made.cuts:
-            raise NothingToCutError(tuple(f"{left.key}: {left.reason}" for left in made.left))
-        with data.calibration(model, _keys(made), asked, made.seed) as given:
-            made = made if given is None else replace(made, calibration=given.record, refit=asked["refit"])
-    if output is None:
-        click.echo(to_json(made), nl=False)
-        return
-    write_file(output, to_json(made))
 
 
 @click.command()
@@ -111,10 +80,10 @@ def plan(files: tuple[Path, ...], output: Path | None, **asked: Any) -> None:
 @data.again_options
 @click.option("--weights-only", is_flag=True, help="Carry out a plan that is fitted to data without any; worse.")
 @options.network_options
-@_verify_option
+@verify_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def apply(
-    files: tuple[Path, ...], output: Path, runtime: str, *, weights_only: bool, as_json: bool, **asked: Any
+    files: tuple[Path, ...], output: Path, verify: str, *, weights_only: bool, as_json: bool, **asked: Any
 ) -> None:
     """Carry out a plan: the model's files, then plan.json.
 
@@ -148,7 +117,7 @@ def apply(
         model = source.load()
         with bar() as progress, data.recorded(model, chosen, asked, progress) as given:
             check_calibration(chosen, given)
-            outcome = carry_out(source, model, chosen, output, _engines(runtime), progress, given, notes)
+            outcome = carry_out(source, model, chosen, output, engines(verify), progress, given, notes)
     _show(outcome, as_json=as_json)
 
 
@@ -156,19 +125,7 @@ def _source(files: tuple[Path, ...], asked: dict[str, Any]) -> Source:
     return options.source(files, asked["shapes"], asked["phase"], asked["level"], asked["stages"])
 
 
-def _keys(made: Plan) -> tuple[str, ...]:
-    return tuple(key for cut in made.cuts for key in cut.keys)
-
-
-def _plan(model: Any, asked: dict[str, Any]) -> Plan:
-    from surgery.pipeline import make_plan
-
-    amounts = ("rank", "energy", "params", "macs")
-    names = ("layers", "method", *amounts, "algorithm", "options", "share", "force", "seed", "threads")
-    return make_plan(model, options.request(**{name: asked[name] for name in names}))[1]
-
-
-def _engines(runtime: str) -> Sequence[str] | None:
+def engines(runtime: str) -> Sequence[str] | None:
     from surgery.pipeline import AUTO_ENGINES
 
     return {"auto": AUTO_ENGINES, "layers": (), "none": None}.get(runtime, (runtime,))
@@ -180,23 +137,25 @@ def _show(outcome: Outcome, *, as_json: bool) -> None:
         click.echo(tables.as_json(report))
         return
     has_data = report["calibration"] is not None
-    heading = ("layer", "method", "rank", "params", "", "MACs", "", "weight error")
-    rows: list[tuple[str, ...]] = [(*heading, *(("response error",) if has_data else ()), "solve s")]
+    heading = ("layer", "method", "rank", "params", "", "MACs", "", "weight")
+    rows: list[tuple[str, ...]] = [(*heading, *(("output",) if has_data else ()), "solve s")]
     for row in report["layers"]:
         (p0, p1), (m0, m1) = row["params"], row["macs"]
         rank = "x".join(map(str, row["rank"]))
-        share = (f"{p0:,} -> {p1:,}", tables.change(p0, p1), f"{tables.count(m0)} -> {tables.count(m1)}")
+        share = (tables.short(p1), tables.change(p0, p1), tables.short(m1))
         errors = (f"{row['weight_error']:.4f}", *((_response(row),) if has_data else ()))
-        name = tables.printable(row["layer"], 60)
+        name = tables.printable(row["layer"], 40)
         rows.append(
             (name, row["method"], rank, *share, tables.change(m0, m1), *errors, _seconds(outcome, row["layer"]))
         )
     if len(rows) > 1:
-        click.echo(tables.table(rows, frozenset({2, 4, 6, 7, 8, 9})) + "\n")
+        click.echo(tables.table(rows, frozenset(range(2, 10))) + "\n")
     for name, shown in (("params", tables.count), ("macs", tables.count), ("weight_bytes", tables.size)):
         if report["totals"]:
             a, b = report["totals"]["before"][name], report["totals"]["after"][name]
             click.echo(f"{name.replace('_', ' '):13} {shown(a)} -> {shown(b)}  {tables.change(a, b)}")
+    for line in _lost(report):
+        click.echo(line)
     for row in report["layers"]:
         if row["multiplications"] is not None:
             text = f"{row['layer']}: {tables.count(row['multiplications'])} multiplications are left"
@@ -207,6 +166,22 @@ def _show(outcome: Outcome, *, as_json: bool) -> None:
         click.echo(f"note: {note}")
     click.echo(tables.printable(_verified(report["verified"], cut=bool(report["layers"])), 1000))
     click.echo("wrote " + " ".join(str(path) for path in outcome.files))
+
+
+def _lost(report: dict[str, Any]) -> list[str]:
+    """Return what was predicted and what was measured of the network's output."""
+    predicted, measured, lines = report["predicted"] or {}, report["measured"], []
+    if measured is None:
+        return []
+    for name, told in plan_view.NAMED.items():
+        if measured.get(name) is not None:
+            foretold = f", {predicted['error']:.4g} predicted" if predicted.get("of") == name else ""
+            lines.append(f"{told}: {measured[name]:.4g}{foretold}")
+    if measured["agreement"] is not None:
+        lines.append(f"best class as the original's: {measured['agreement']:.1%}")
+    if measured["accuracy"] is not None:
+        lines.append(f"accuracy {measured['original']:.1%} -> {measured['accuracy']:.1%}")
+    return lines
 
 
 def _seconds(outcome: Outcome, layer: str) -> str:
@@ -228,4 +203,4 @@ def _verified(verified: dict[str, Any] | None, *, cut: bool) -> str:
     )
 
 
-__all__ = ["apply", "compress", "plan"]
+__all__ = ["apply", "compress"]

@@ -12,7 +12,7 @@ import click
 from surgery.errors import PlanError
 
 if TYPE_CHECKING:
-    from surgery.choose import Request
+    from surgery.choose import Amount, Request
     from surgery.formats import Source
     from surgery.model import Shape
 
@@ -45,7 +45,7 @@ def network_options(command: Command) -> Command:
 
 
 def cut_options(command: Command) -> Command:
-    """Add the options that say where, by which method and how much to cut."""
+    """Add the options that say where and by which method to cut."""
     from surgery.factor import METHODS
 
     return stacked(
@@ -61,18 +61,6 @@ def cut_options(command: Command) -> Command:
             "--method",
             metavar="NAME[,NAME]",
             help=f"Methods in order of preference ({', '.join(METHODS)}); 'none' cuts nothing.",
-        ),
-        click.option("--rank", metavar="N|NxM|full", help="Rank of every chosen layer, at most its own."),
-        click.option("--energy", type=float, metavar="E", help="Share of squared singular values kept, in each layer."),
-        click.option(
-            "--params", type=float, metavar="P", help="Share of the whole network's parameters that may remain."
-        ),
-        click.option("--macs", type=float, metavar="M", help="Share of the whole network's MACs that may remain."),
-        click.option(
-            "--policy",
-            type=click.Choice(["uniform"]),
-            default="uniform",
-            help="How ratios are spread: each chosen layer keeps the same ratio.",
         ),
         click.option("--algorithm", metavar="NAME", help="The same as --option algorithm=NAME."),
         click.option(
@@ -118,32 +106,21 @@ def parse_shape(text: str) -> tuple[str, Shape]:
     return name, tuple(int(part) for part in parts)
 
 
-def request(
-    layers: tuple[str, ...],
-    method: str | None,
-    rank: str | None,
-    energy: float | None,
-    params: float | None,
-    macs: float | None,
-    *,
-    algorithm: str | None,
-    options: tuple[str, ...],
-    share: bool,
-    force: bool,
-    seed: int,
-    threads: int,
-) -> Request:
-    """Return what the command line asks for."""
-    from surgery.choose import Amount, Request, parse_selector
-    from surgery.choose.request import DEFAULT_METHODS, parse_methods, parse_options, parse_rank
+def request(asked: dict[str, Any], amount: Amount) -> Request:
+    """Return what the command line asks for; raises PlanError."""
+    from surgery.choose import Request, parse_selector
+    from surgery.choose.request import DEFAULT_METHODS, parse_methods, parse_options
 
+    algorithm = [] if asked["algorithm"] is None else [f"algorithm={asked['algorithm']}"]
     return Request(
-        selectors=tuple(parse_selector(text) for text in layers),
-        methods=parse_methods(method) if method else DEFAULT_METHODS,
-        amount=Amount(parse_rank(rank) if rank else (), energy, params, macs),
-        force=force,
-        threads=threads,
-        seed=seed,
-        options=parse_options([*options, *([] if algorithm is None else [f"algorithm={algorithm}"])]),
-        share=share,
+        selectors=tuple(parse_selector(text) for text in asked["layers"]),
+        methods=parse_methods(asked["method"]) if asked["method"] else DEFAULT_METHODS,
+        amount=amount,
+        force=asked["force"],
+        threads=asked["threads"],
+        seed=asked["seed"],
+        options=parse_options([*asked["options"], *algorithm]),
+        share=asked["share"],
+        policy=asked["policy"] or "",
+        multiple=asked["multiple"],
     )

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 WIDTH = 24
 PATIENCE_S = 1.0
+PATIENT_S = 100  # from which on seconds say no more than minutes
 
 
 @contextmanager
@@ -22,7 +23,7 @@ def bar() -> Iterator[Callable[[str, float], None]]:
         if not sys.stderr.isatty() or (passed < PATIENCE_S and not shown and share > 0):
             return
         filled = round(share * WIDTH)
-        left = f" {passed * (1 - share) / share:.0f} s left" if share > 0 else ""
+        left = f" {_shown(passed * (1 - share) / share)} left" if share > 0 else ""
         sys.stderr.write(f"\r\x1b[K[{'#' * filled}{'.' * (WIDTH - filled)}] {share:4.0%}{left}  {text}")
         sys.stderr.flush()
         shown = True
@@ -33,3 +34,7 @@ def bar() -> Iterator[Callable[[str, float], None]]:
         if shown:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
+
+
+def _shown(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < PATIENT_S else f"{seconds / 60:.0f} min"

@@ -35,6 +35,17 @@ def count(number: int | None) -> str:
     return "?" if number is None else f"{number:,}"
 
 
+def short(number: int | None) -> str:
+    """Return a count in three digits, "?" where it is not known: 18.5 k, 1.85 G."""
+    if number is None:
+        return "?"
+    for unit, scale in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= 0.9995 * scale:
+            digits = 2 - sum(number >= limit * scale for limit in (9.995, 99.95))
+            return f"{number / scale:.{digits}f} {unit}"
+    return str(number)
+
+
 def size(number: int | None) -> str:
     """Return bytes in decimal units: 1 MB is 10^6 bytes."""
     if number is None:
