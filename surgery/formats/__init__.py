@@ -21,6 +21,7 @@ __all__ = [
     "is_onnx",
     "is_weights",
     "load",
+    "named",
     "split",
     "stem_of",
     "weights_of",
@@ -144,6 +145,21 @@ def digest(files: Sequence[Path]) -> str:
     from surgery.formats.caffe import weights
 
     return weights.file_digest(*files)
+
+
+def named(files: Sequence[Path]) -> dict[str, Path]:
+    """Return all files of a model, those that an ONNX file names included, by their paths in a folder of its own.
+
+    Raises ParseError and ModelError for an ONNX file that is damaged or whose data files are not there.
+    """
+    definition, _ = split(files, needs_definition=False)
+    if definition is None or not is_onnx(definition):
+        return {path.name: path for path in files}
+    from surgery.formats.onnx import graph
+
+    model = graph.read(definition)
+    data = {location: model.source.data_file(location, location) for location in model.data_files}
+    return {definition.name: definition} | data
 
 
 def weights_of(path: Path) -> list[tuple[str, str, tuple[Shape, ...]]]:
