@@ -13,11 +13,11 @@ from surgery.choose.candidates import Milliseconds, menu
 from surgery.choose.costs import OPTIONS, check_known, costs, totals
 from surgery.choose.energies import EnergyLayer, select
 from surgery.choose.knapsack import Infeasible, solve
-from surgery.choose.prediction import energy_lost, predictor
+from surgery.choose.prediction import energy_lost, objective, predictor
 from surgery.choose.ranks import rank_of
 from surgery.choose.request import BUDGETS, Request, stored_options
 from surgery.choose.selecting import Choice
-from surgery.choose.tables import Menu, Sensitivity
+from surgery.choose.tables import Candidate, Menu, Sensitivity
 from surgery.choose.uniform import uniform
 from surgery.choose.vbmf import ranks_by_vbmf
 from surgery.errors import PlanError
@@ -45,6 +45,7 @@ class Evidence:
         milliseconds: what a layer, or a chain in its place, takes; None where no time is at stake.
         whole_ms: what the whole network takes.
         limit_ms: what it may take.
+        is_made_up_for: whether each layer is to be fitted behind the cuts before it.
         menus: what may become of each layer, by key, filled in when first needed: for several choices that differ in
             their amounts only, all else being equal.
     """
@@ -53,6 +54,7 @@ class Evidence:
     milliseconds: Milliseconds | None = None
     whole_ms: float = 0.0
     limit_ms: float = 0.0
+    is_made_up_for: bool = False
     menus: dict[str, Menu] = field(default_factory=dict)
 
 
@@ -199,9 +201,19 @@ def _knapsack(network: Network) -> list[Cut | None]:
     for choice, own, place in zip(network.choices, menus, solution.chosen, strict=True):
         chosen, kept = own.candidates[place], own.candidates[0]
         price = tuple((name, kept.costs[name], chosen.costs[name]) for name in kept.costs)
-        cut = Cut(choice.site.key, chosen.method, chosen.rank, chosen.options, choice.site.others, price, chosen.error)
-        result.append(cut if chosen.method else None)
+        named = (choice.site.key, chosen.method, chosen.rank, chosen.options, choice.site.others)
+        result.append(Cut(*named, price, _predicted(network, choice, chosen)) if chosen.method else None)
     return result
+
+
+def _predicted(network: Network, choice: Choice, chosen: Candidate) -> float | None:
+    """Return what a cut is predicted to add to the error of the network's output, None for a layer that is kept."""
+    if network.evidence.sensitivity is None:
+        return chosen.error if chosen.method else None
+    method = next((method for method in choice.methods if method.name == chosen.method), None)
+    if method is None:
+        return None
+    return predictor(choice.site, method, network.evidence.sensitivity, network.request.seed)(chosen.rank)
 
 
 def _menu(network: Network, choice: Choice) -> Menu:
@@ -209,7 +221,13 @@ def _menu(network: Network, choice: Choice) -> Menu:
     if choice.site.key not in evidence.menus:
         evidence.menus[choice.site.key] = menu(
             choice,
-            partial(predictor, choice.site, sensitivity=evidence.sensitivity, seed=request.seed),
+            partial(
+                objective,
+                choice.site,
+                sensitivity=evidence.sensitivity,
+                seed=request.seed,
+                is_made_up_for=evidence.is_made_up_for,
+            ),
             multiple=request.multiple,
             force=request.force,
             timed=evidence.milliseconds,

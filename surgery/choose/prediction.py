@@ -58,8 +58,25 @@ def predictor(site: Site, method: Method, sensitivity: Sensitivity | None, seed:
     probes = sensitivity.probes.get(site.key, ()) if sensitivity else ()
     damage = _damage(probes, measure_of(sensitivity))
     if damage is None:
-        return lambda rank: float(-np.log1p(-min(lost(rank), MOST)))
+        return lambda rank: _logarithm(lost(rank))
     return lambda rank: damage(lost(rank))
+
+
+def objective(
+    site: Site, method: Method, sensitivity: Sensitivity | None, seed: int, *, is_made_up_for: bool
+) -> Predict:
+    """Return what a choice keeps the sum of small: what is predicted, or less where later fits make up for it.
+
+    The network is run with one layer cut and all others as they are. Where each layer is then fitted behind the cuts
+    before it, part of what these lost is won back, the more of it the more a layer's errors matter; the geometric mean
+    of both kinds of evidence is nearer to what is left. On VGG-16 at 4 times fewer MACs, 64 images, conv5_3 is 0.346
+    off with it, 0.371 with what is predicted, and 0.343 with the logarithm of the energies.
+    """
+    predicted = predictor(site, method, sensitivity, seed)
+    if sensitivity is None or not is_made_up_for or measure_of(sensitivity) == "log energy":
+        return predicted
+    lost = energy_lost(site, method, sensitivity, seed)
+    return lambda rank: float(np.sqrt(predicted(rank) * _logarithm(lost(rank))))
 
 
 def energy_lost(site: Site, method: Method, sensitivity: Sensitivity | None, seed: int) -> Predict:
@@ -93,6 +110,10 @@ def measure_of(sensitivity: Sensitivity | None) -> str:
     if not probes:
         return "log energy"
     return "output" if any(probe.divergence is None for probe in probes) else "divergence"
+
+
+def _logarithm(lost: float) -> float:
+    return float(-np.log1p(-min(lost, MOST)))
 
 
 def _affordable(op: Op, method: Method, weights: float) -> int:

@@ -26,8 +26,8 @@ class Candidate:
         rank: () where the layer is kept.
         options: the method's own, as a plan holds them.
         costs: what the layer then takes, by measure; those that are not known are missing.
-        error: what it is predicted to add to the error of the network's output, 0 where the layer is kept. Errors of
-            several layers add up.
+        error: what a choice keeps the sum of small over all layers, 0 where the layer is kept: what it adds to the
+            error of the network's output, or what is left of that when later fits make up for it.
     """
 
     method: str

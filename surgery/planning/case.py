@@ -37,7 +37,7 @@ class Case:
     @cached_property
     def evidence(self) -> Evidence:
         """What a choice rests on that bounds no time."""
-        return Evidence(self.sensitivity)
+        return Evidence(self.sensitivity, is_made_up_for=self.means.data is not None and not self.means.symmetric)
 
     @cached_property
     def digest(self) -> str:
