@@ -137,8 +137,8 @@ def _show(outcome: Outcome, *, as_json: bool) -> None:
         click.echo(tables.as_json(report))
         return
     has_data = report["calibration"] is not None
-    heading = ("layer", "method", "rank", "params", "", "MACs", "", "weight")
-    rows: list[tuple[str, ...]] = [(*heading, *(("output",) if has_data else ()), "solve s")]
+    heading = ("layer", "method", "rank", "params", "", "MACs", "", "weight err")
+    rows: list[tuple[str, ...]] = [(*heading, *(("output err",) if has_data else ()), "solve s")]
     for row in report["layers"]:
         (p0, p1), (m0, m1) = row["params"], row["macs"]
         rank = "x".join(map(str, row["rank"]))
