@@ -68,8 +68,7 @@ def plan(files: tuple[Path, ...], output: Path | None, markdown: Path | None, sw
             made = planned(source, model, asked, progress, old)
         if not made.cuts:
             raise NothingToCutError(tuple(f"{left.key}: {left.reason}" for left in made.left))
-        with data.calibration(model, keys(made), asked, made.seed) as given:
-            made = made if given is None else replace(made, calibration=given.record, refit=asked["refit"])
+        made = _bound(model, made, asked)
     if markdown is not None:
         write_file(markdown, plan_view.markdown(made))
     if output is None:
@@ -87,6 +86,12 @@ def planned(source: Source, model: Model, asked: dict[str, Any], progress: Progr
     request = _request(model, asked, old)
     with workers.measuring_workers(asked) as runner:
         return make_plan(source, model, request, replace(budgets.means(asked), runner=runner), progress)
+
+
+def _bound(model: Model, made: Plan, asked: dict[str, Any]) -> Plan:
+    """Return a plan that remembers the data it is to be fitted to."""
+    with data.calibration(model, keys(made), asked, made.seed) as given:
+        return made if given is None else replace(made, calibration=given.record, refit=asked["refit"])
 
 
 def keys(made: Plan) -> tuple[str, ...]:
@@ -117,7 +122,7 @@ def _sweep(source: Source, old: Plan | None, output: Path | None, text: str, ask
     request = _request(model, asked, old)
     with bar() as progress, workers.measuring_workers(asked) as runner:
         made = sweep(source, model, request, shares, replace(budgets.means(asked), runner=runner), progress)
-    rows = curve.write(output, shares, made)
+    rows = curve.write(output, shares, [_bound(model, each, asked) for each in made])
     click.echo(plan_view.curve(rows))
     click.echo(tables.printable(f"wrote {output}", 1000))
 

@@ -145,7 +145,8 @@ def test_along_a_sweep_less_remains_and_more_is_lost() -> None:
 
 def test_a_sweep_leaves_plans_table_json_and_plots(tmp_path: Path) -> None:
     out = tmp_path / "curve"
-    result = run("plan", *SOURCE.files, "-o", out, "--sweep", "0.8,0.5,0.3")
+    data = ["--calibrate", MEANS.data, "--images", "100"]
+    result = run("plan", *SOURCE.files, "-o", out, "--sweep", "0.8,0.5,0.3", *data)
     assert result.exit_code == 0, result.stderr
     names = {path.name for path in out.iterdir()}
     assert names == {"plan-0.8.json", "plan-0.5.json", "plan-0.3.json"} | {
@@ -153,7 +154,9 @@ def test_a_sweep_leaves_plans_table_json_and_plots(tmp_path: Path) -> None:
     }
     points = json.loads((out / "sweep.json").read_text())["points"]
     assert [point["asked"] for point in points] == [0.8, 0.5, 0.3]
-    assert run("apply", *SOURCE.files, out / "plan-0.5.json", "-o", tmp_path / "cut").exit_code == 0
+    apply = ["apply", *SOURCE.files, out / "plan-0.5.json", "-o", tmp_path / "cut"]
+    assert "the plan is fitted to calibration data" in run(*apply).stderr
+    assert run(*apply, "--calibrate", MEANS.data).exit_code == 0
 
 
 def test_planning_again_keeps_pins_and_what_is_forbidden(tmp_path: Path) -> None:
