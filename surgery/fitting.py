@@ -75,13 +75,13 @@ def fit(
 
 def _fit(op: Op, method: Method, rank: Rank, data: Statistics, *, refit: bool, seed: int) -> Fitted:
     """Return the fit in the units of the data, whatever scale may follow: of all trials the best on held-out data."""
-    trials = list(_trials(op, method, rank, data, refit=refit, seed=seed))
-    best, error = trials[-1], None
-    if len(data.held_out):
-        measure = error_behind_relu if data.relu else response_error
-        errors = [measure(trial.fit.chain, data.held_out) for trial in trials]
-        error = min(errors)
-        best = trials[errors.index(error)]
+    measure = error_behind_relu if data.relu else response_error
+    best, error = None, None
+    for trial in _trials(op, method, rank, data, refit=refit, seed=seed):  # Only the best one is kept of each step.
+        own_error = measure(trial.fit.chain, data.held_out) if len(data.held_out) else None
+        if best is None or error is None or own_error is None or own_error < error:
+            best, error = trial, own_error
+    assert best is not None  # There is at least the method's own.
     own = replace(best.fit, relative_error=relative_error(best.fit.chain, op))
     return replace(best, fit=own, response_error=error)
 
@@ -105,6 +105,7 @@ def _trials(op: Op, method: Method, rank: Rank, data: Statistics, *, refit: bool
     if not is_settled(method):
         chain = centred(refit_stages(found.chain, free, wanted, metric), data.moments)
         yield Fitted(replace(found, chain=chain), refitted=True, recentred=True, ridge=ridge)
+    del wanted, metric
     if data.relu and max(free, default=-1) == len(chain.ops) - 1 and len(data.samples):
         chain = refit_behind_relu(chain, data, ridge)
         yield Fitted(replace(found, chain=chain), refitted=True, recentred=True, ridge=ridge)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -194,3 +195,42 @@ def test_responses_are_what_the_layer_computes_on_its_patches() -> None:
     op = Conv2d(normal(14, 6, 2, 2, 3), normal(15, 6), groups=2)
     x = np.random.default_rng(0).standard_normal((5, 4, 2, 3))
     np.testing.assert_allclose(responses(op, x.reshape(5, 2, 12)), op.apply(x)[:, :, 0, 0], rtol=0, atol=1e-12)
+
+
+WIDE = Conv2d(normal(20, 256, 256, 3, 3), normal(21, 256), padding=(1, 1))
+# Of the layer's own float64 size, besides the statistics, at about half and a quarter of its parameters. Where stages
+# of several taps follow each other, half of the second moments that the first one leaves to the next are held: of tucker2
+# and nmtf (r · taps)² / 2 numbers, 1.6 layers at half; beside them are the fits that are compared, 0.25 each there, the
+# wanted weight, 0.5, and blocks of 4 MB, 0.9 of this layer.
+MOST_LAYERS: dict[str, tuple[str, Rank, Op, float]] = {
+    "svd": ("svd", (340,), Linear(normal(22, 1024, 2048), normal(23, 1024)), 3.0),
+    "svd-channel": ("svd-channel", (115,), WIDE, 3.0),
+    "response": ("response", (115,), WIDE, 3.8),
+    "svd-spatial, quarter": ("svd-spatial", (96,), WIDE, 4.0),
+    "svd-spatial": ("svd-spatial", (192,), WIDE, 5.4),
+    "tucker2, quarter": ("tucker2", (104, 104), WIDE, 3.9),
+    "tucker2": ("tucker2", (154, 154), WIDE, 6.7),
+    "nmtf, quarter": ("nmtf", (104, 104), WIDE, 3.8),
+    "nmtf": ("nmtf", (154, 154), WIDE, 6.4),
+}
+
+
+@pytest.mark.parametrize(("name", "rank", "op", "most"), MOST_LAYERS.values(), ids=MOST_LAYERS)
+def test_a_fit_takes_few_times_its_layer_in_memory_besides_the_statistics(
+    name: str, rank: Rank, op: Op, most: float
+) -> None:
+    def noise(count: int, seed: int) -> Samples:
+        x = np.random.default_rng(seed).standard_normal((count, 1, op.weight[0].size), np.float32)
+        return Samples(x + 0.1 * x[:, :, ::-1], responses(op, x).astype(np.float32))
+
+    samples = noise(4000, 0)
+    statistics = Statistics(moments_of([samples]), samples, noise(2000, 1), relu=True, is_symmetric=False)
+    small = LAYERS["svd" if isinstance(op, Linear) else "svd-channel"]
+    fit(small[2], METHODS[small[0]], small[1], data(small[2]), refit=True)  # What is imported on the way stays.
+    tracemalloc.start()
+    try:
+        fit(op, METHODS[name], rank, statistics, refit=True)
+        peak = tracemalloc.get_traced_memory()[1] / (8 * op.weight.size)
+    finally:
+        tracemalloc.stop()
+    assert peak <= most

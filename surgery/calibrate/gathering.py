@@ -35,9 +35,10 @@ def bytes_of(op: Op, images: int, count: int = POSITIONS) -> int:
     groups, size = _inputs(op)
     row = _row_bytes(op)
     rows = sum(min(images * count, most, SAMPLE_BYTES // row) for most in (SAMPLES, SAMPLES_HELD_OUT))
+    rows_and_yx = row * rows + 8 * op.out_channels * size
     if size > MAX_SIDE:
-        return row * rows + 4 * groups * size * min(images * count, _most_rows(op))
-    return row * rows + 8 * groups * size**2
+        return rows_and_yx + 4 * groups * size * min(images * count, _most_rows(op))
+    return rows_and_yx + 8 * groups * size**2
 
 
 def gathered(

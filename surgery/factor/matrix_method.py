@@ -23,6 +23,9 @@ from surgery.factor.metric import Metric
 from surgery.factor.refit import relative_error
 from surgery.factor.solver import finite, leading_eigenvectors, singular_values, stored_dtype, truncated_svd
 from surgery.ops import Chain, Float64Array, FloatArray, Op
+from surgery.ops.array import blocks, product
+
+ROW_ARRAYS = 4  # of the size of some rows of a weight, for what is made of some rows at a time
 
 
 class MatrixMethod(ABC):
@@ -116,16 +119,23 @@ def leading_responses(
     Raises:
         PlanError: the matrix holds NaN or infinity.
     """
-    dense, dtype = finite(matrix.astype(np.float64)), stored_dtype(matrix)
-    # A tall matrix has the responses of the few rows of its triangular factor, turned.
-    basis, dense = np.linalg.qr(dense) if len(dense) > dense.shape[1] else (None, dense)
-    covariance = times(dense) @ dense.T
-    _, u = leading_eigenvectors((covariance + covariance.T) / 2, rank)
-    right = u.T @ dense
+    dtype, basis, wide = stored_dtype(matrix), None, finite(matrix)
+    if len(matrix) > matrix.shape[1]:  # It has the responses of the few rows of its triangular factor, turned.
+        basis, wide = np.linalg.qr(matrix.astype(np.float64))
+    covariance = np.empty((len(wide), len(wide)), order="F")  # As LAPACK wants it, to be overwritten.
+    parts = list(blocks(len(wide), ROW_ARRAYS * 8 * wide.shape[1]))
+    for rows in parts:
+        responses = times(wide[rows])
+        for columns in parts:
+            covariance[rows, columns] = responses @ wide[columns].T.astype(np.float64, copy=False)
+    del responses
+    _, u = leading_eigenvectors(covariance, rank)
+    del covariance
+    right = product(u.T, wide)
     share = np.sqrt(np.linalg.norm(right, axis=1))
     share[share == 0] = 1.0
     left = (u if basis is None else basis @ u) * share
-    return left.astype(dtype), (right / share[:, None]).astype(dtype)
+    return left.astype(dtype), (right / share[:, None]).astype(dtype, copy=False)
 
 
 def _stacked(parts: Sequence[FloatArray]) -> FloatArray:

@@ -13,7 +13,11 @@ from functools import cached_property
 
 import numpy as np
 
+from surgery.factor.cholesky import lent
+from surgery.factor.halves import Root
 from surgery.ops.array import Float64Array, FloatArray
+
+ROWS = 128  # Of a weight at a time: enough for BLAS, and no copy of a layer worth cutting.
 
 
 class Metric(ABC):
@@ -43,14 +47,14 @@ class Metric(ABC):
         result: Float64Array = (product + product.T) / 2
         return result
 
-    def squares(self, weight: FloatArray) -> list[float]:
-        """Return tr(W C Wᵀ) of each group for a weight (out, in / groups, ...) of the layer's shape."""
-        groups = enumerate(np.split(weight.reshape(len(weight), -1), self.groups))
-        return [float(np.einsum("ij,ij->", self.times(g, rows), rows)) for g, rows in groups]
+    def square(self, group: int, rows: FloatArray) -> float:
+        """Return tr(D C Dᵀ) for some rows D (m, n)."""
+        return float(np.einsum("ij,ij->", self.times(group, rows), rows))
 
     def squared(self, weight: FloatArray) -> float:
-        """Return the sum of `squares`."""
-        return max(0.0, sum(self.squares(weight)))
+        """Return the sum of `square` over the groups for a weight (out, in / groups, ...) of the layer's shape."""
+        groups = enumerate(np.split(weight.reshape(len(weight), -1), self.groups))
+        return max(0.0, sum(self.square(group, rows) for group, rows in groups))
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,22 +76,22 @@ class DenseMetric(Metric):
 
     def times(self, group: int, rows: FloatArray) -> Float64Array:
         """See `Metric.times`."""
-        left = rows.astype(np.float64, copy=False)
-        result: Float64Array = left @ self.moments[group]
-        if self.ridge:
-            result += self.ridge * left
+        result = np.empty(rows.shape)
+        for start in range(0, len(rows), ROWS):
+            few = slice(start, start + ROWS)
+            left = rows[few].astype(np.float64)
+            np.matmul(left, self.moments[group], out=result[few])
+            left *= self.ridge
+            result[few] += left
         return result
 
     def solve(self, group: int, rows: FloatArray) -> Float64Array:
         """See `Metric.solve`."""
         import scipy.linalg  # Loading SciPy takes longer than inspecting a network.
 
-        raised = self.moments[group].copy()
-        raised.flat[:: self.size + 1] += self.ridge
-        # Symmetric, so that in the order of LAPACK it is its own transpose, and overwritten; as the rows are.
-        factor = scipy.linalg.cho_factor(raised.T, lower=True, overwrite_a=True, check_finite=False)
-        left = rows.astype(np.float64)
-        result: Float64Array = scipy.linalg.cho_solve(factor, left.T, overwrite_b=True, check_finite=False).T
+        left = rows.astype(np.float64, order="C")
+        with lent(self.moments[group], self.ridge) as factor:
+            result: Float64Array = scipy.linalg.cho_solve(factor, left.T, overwrite_b=True, check_finite=False).T
         return result
 
     def dense(self, group: int) -> Float64Array:
@@ -97,6 +101,31 @@ class DenseMetric(Metric):
             result.flat[:: self.size + 1] += self.ridge
         result.flags.writeable = False
         return result
+
+
+@dataclass(frozen=True, eq=False)
+class RootMetric(Metric):
+    """C = L Lᵀ of one group, in half of its room."""
+
+    root: Root
+    groups = 1
+
+    @property
+    def size(self) -> int:  # type: ignore[override]
+        """Side n of C."""
+        return int(self.root.blocks[-1].shape[1])
+
+    def times(self, group: int, rows: FloatArray) -> Float64Array:
+        """See `Metric.times`."""
+        return self.root.times(rows.astype(np.float64, copy=False))
+
+    def solve(self, group: int, rows: FloatArray) -> Float64Array:
+        """See `Metric.solve`."""
+        return self.root.solve(rows.astype(np.float64, copy=False).T).T
+
+    def dense(self, group: int) -> Float64Array:
+        """See `Metric.dense`: made on each call."""
+        return self.root.times(np.eye(self.size))
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,15 +7,17 @@ section 3.2, there for a first factor that is free too: `surgery.factor.response
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from surgery.factor.refit import features, inverse
-from surgery.factor.responses import projected
+from surgery.factor.features import Features
+from surgery.factor.halves import Half, half_inverse
 from surgery.factor.solver import stored_dtype
 from surgery.factor.statistics import Statistics
 from surgery.ops import Chain, Conv2d, Float64Array, FloatArray
+from surgery.ops.array import blocks
 
 # As in the second half of the published schedule. The first half, 25 sweeps with λ = 0.01, counts a response below zero
 # that should be above it by its whole distance. Little else speaks for either: see how few sweeps are made.
@@ -26,6 +28,7 @@ SHARE = 1.0
 SWEEPS = 25
 BLIND_SWEEPS = 2
 LEAST_GAIN = 1e-3  # Of the squared error on samples held out: a sweep that gains less is not taken, and is the last.
+BLOCK_ARRAYS = 16  # of the size of some samples' responses, for some more of them than there are at a time
 
 
 def refit_behind_relu(chain: Chain, statistics: Statistics, ridge: float) -> Chain:
@@ -47,27 +50,20 @@ def refit_behind_relu(chain: Chain, statistics: Statistics, ridge: float) -> Cha
 def _refitted(chain: Chain, group: int, statistics: Statistics, ridge: float) -> tuple[Float64Array, Float64Array]:
     """Return one group's last weight (outputs, features) and bias (outputs,)."""
     moments, groups = statistics.moments, len(statistics.moments.mean_x)
-    forward = features(chain, groups, group)
-    start = np.split(chain.last.weight, groups)[group].reshape(-1, len(forward)).astype(np.float64)
-    (seen, wanted), (held, unseen) = (
-        (projected(some.x[:, group], forward), np.maximum(np.split(some.y, groups, axis=1)[group], 0))
-        for some in (statistics.samples, statistics.held_out)
-    )
-    mean = seen.mean(axis=0)
-    seen -= mean
+    features = Features.of(chain, groups, group)
+    start = np.split(chain.last.weight, groups)[group].reshape(-1, len(features)).astype(np.float64)
+    wanted, unseen = (np.split(some.y, groups, axis=1)[group] for some in (statistics.samples, statistics.held_out))
+    about = features.seen(moments.mean_x[group : group + 1])[0]
+    mean, covariance = _moments(features, statistics.samples.x[:, group], about)
     # The moments are those of the samples, about their own mean: with others a sweep may lead away from its aim.
-    solve = inverse(seen.T @ seen / len(seen) + ridge * moments.mean_eigenvalue * (forward @ forward.T))
-    # The samples are float32, and so are sums over them from here on; all that is solved for is not.
-    seen, held = seen.astype(np.float32), (held - mean).astype(np.float32)
-    linear = seen @ start.T.astype(np.float32)
-    weight, centre = start, np.split(moments.mean_y, groups)[group] + start @ (mean - forward @ moments.mean_x[group])
+    solve = half_inverse(covariance.plus(features.gram(), ridge * moments.mean_eigenvalue))
+    del covariance
+    seen, held = (_Seen(features, some.x[:, group], mean) for some in (statistics.samples, statistics.held_out))
+    weight, centre = start, np.split(moments.mean_y, groups)[group] + start @ (mean - about)
     best, least = (weight, centre), _missed(held, weight, centre, unseen)
-    for _ in range(SWEEPS if len(held) else BLIND_SWEEPS):
-        z = relaxed(_made(seen, weight, centre), wanted, SHARE)
-        centre = z.mean(axis=0, dtype=np.float64)
-        z -= centre
-        z -= linear
-        weight = start + solve(seen.T @ z / len(seen)).T
+    for _ in range(SWEEPS if len(unseen) else BLIND_SWEEPS):
+        missing, centre = _missing(seen, weight, centre, start, wanted)
+        weight = start + solve(missing).T
         error = _missed(held, weight, centre, unseen)
         if error > (1 - LEAST_GAIN) * least:
             break
@@ -76,15 +72,67 @@ def _refitted(chain: Chain, group: int, statistics: Statistics, ridge: float) ->
     return weight, centre - weight @ mean
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class _Seen:
+    """Features less their mean, float32, of some samples at a time: those of all may be larger than the layer."""
+
+    features: Features
+    x: FloatArray
+    mean: Float64Array
+
+    def blocks(self) -> Iterator[tuple[slice, FloatArray]]:
+        """Yield some samples, and theirs (b, f)."""
+        for few in blocks(len(self.x), 16 * max(len(self.features), self.x.shape[1])):
+            part = self.features.seen(self.x[few])
+            part -= self.mean
+            yield few, part.astype(np.float32)
+
+
+def _moments(features: Features, x: FloatArray, about: Float64Array) -> tuple[Float64Array, Half]:
+    """Return the mean of samples' features (f,) and their covariance, `about` being near the mean."""
+    total, squares = np.zeros(len(features)), Half.zeros(len(features))
+    for few in blocks(len(x), 16 * max(len(features), x.shape[1])):
+        part = features.seen(x[few])
+        part -= about
+        total += part.sum(axis=0)
+        squares.add_squares(part)
+    shift = total / len(x)
+    for own, block in squares.parts():
+        block /= len(x)
+        block -= np.outer(shift[own], shift[: own.stop])
+    return about + shift, squares
+
+
+def _missing(
+    seen: _Seen, weight: Float64Array, centre: Float64Array, start: Float64Array, wanted: FloatArray
+) -> tuple[Float64Array, Float64Array]:
+    """Return the mean over samples of f (z - mean z - A f)ᵀ, A the `start`, and the mean of z."""
+    total, products = np.zeros(len(centre)), np.zeros(start.T.shape)
+    first = start.T.astype(np.float32)
+    for few, part in seen.blocks():
+        z = relaxed(_made(part, weight, centre), np.maximum(wanted[few], 0), SHARE)
+        total += z.sum(axis=0, dtype=np.float64)
+        z -= centre  # Near the mean, whose place it takes: the features' own mean is 0.
+        z -= part @ first
+        products += part.T @ z
+    return products / len(wanted), total / len(wanted)
+
+
 def _made(features: FloatArray, weight: Float64Array, bias: Float64Array) -> FloatArray:
     """Return (N, outputs), float32."""
-    result: FloatArray = features @ weight.T.astype(np.float32) + bias.astype(np.float32)
+    result: FloatArray = features @ weight.T.astype(np.float32)
+    result += bias.astype(np.float32)
     return result
 
 
-def _missed(features: FloatArray, weight: Float64Array, bias: Float64Array, wanted: FloatArray) -> float:
-    """Return the squared error behind the ReLU."""
-    return float(np.sum(np.square(np.maximum(_made(features, weight, bias), 0) - wanted), dtype=np.float64))
+def _missed(seen: _Seen, weight: Float64Array, bias: Float64Array, wanted: FloatArray) -> float:
+    """Return the squared error behind the ReLU, `wanted` in front of it."""
+    total = 0.0
+    for few, part in seen.blocks():
+        missed = np.maximum(_made(part, weight, bias), 0)
+        missed -= np.maximum(wanted[few], 0)
+        total += float(np.einsum("ij,ij->", missed, missed, dtype=np.float64))
+    return total
 
 
 def relaxed(made: FloatArray, wanted: FloatArray, share: float) -> FloatArray:

@@ -6,13 +6,17 @@ makes of its inputs. Given z, M is a regression of reduced rank (Zhang et al., 2
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
+from surgery.factor.cholesky import inverse
 from surgery.factor.matrix_method import leading_responses
-from surgery.factor.refit import inverse
-from surgery.factor.refit_relu import relaxed
+from surgery.factor.refit_relu import BLOCK_ARRAYS, relaxed
+from surgery.factor.responses import projected
 from surgery.factor.statistics import Statistics
 from surgery.ops import Float64Array, FloatArray, Op
+from surgery.ops.array import blocks
 
 SCHEDULE = (*[0.01] * 25, *[1.0] * 25)  # λ, sweep by sweep, as published.
 RIDGE = 1e-3  # By this share of v's mean variance the regression of z is drawn to z = v.
@@ -28,25 +32,38 @@ def relu_aware(
     size = op.out_channels // groups
     outputs = slice(group * size, (group + 1) * size)
     weight = op.weight[outputs].reshape(size, -1).astype(np.float64)
-    made = statistics.samples.x[:, group] @ weight.T
-    wanted = statistics.samples.y[:, outputs].astype(np.float64)
-    left, right, bias = _alternated(made, wanted, rank)
+    made = projected(statistics.samples.x[:, group], weight, np.float32)
+    left, right, bias = _alternated(made, statistics.samples.y[:, outputs], rank)
     return left, (right @ weight).astype(left.dtype), bias
 
 
-def _alternated(made: Float64Array, wanted: Float64Array, rank: int) -> tuple[FloatArray, FloatArray, Float64Array]:
-    """Return left (size, r), right (r, size) and bias (size,): wanted ≈ left right made + bias, as a ReLU sees them."""
-    mean, clipped = made.mean(axis=0), np.maximum(wanted, 0)
-    v = made - mean
-    covariance = v.T @ v / len(v)
+def _alternated(v: FloatArray, wanted: FloatArray, rank: int) -> tuple[FloatArray, FloatArray, Float64Array]:
+    """Return left (size, r), right (r, size) and bias (size,): wanted ≈ left right v + bias, as a ReLU sees them.
+
+    `v` (N, size) is used up.
+    """
+    parts = list(blocks(len(v), BLOCK_ARRAYS * 8 * v.shape[1]))
+    mean = v.mean(axis=0, dtype=np.float64)
+    v -= mean.astype(v.dtype)
+    covariance = np.zeros((len(mean), len(mean)))
+    for few in parts:
+        some = v[few].astype(np.float64)
+        covariance += some.T @ some
+    covariance /= len(v)
     spread = float(covariance.trace()) / len(covariance) or 1.0
     solve = inverse(covariance + RIDGE * spread * np.eye(len(covariance)))
 
-    def regressed(z: FloatArray) -> tuple[FloatArray, FloatArray, Float64Array]:
-        whole = np.eye(len(mean)) + solve(v.T @ (z - z.mean(axis=0) - v) / len(v)).T
-        return *leading_responses(whole, lambda rows: rows @ covariance, rank), z.mean(axis=0)
+    def regressed(z: Iterator[tuple[slice, FloatArray]]) -> tuple[FloatArray, FloatArray, Float64Array]:
+        total, products = np.zeros(len(mean)), np.zeros((len(mean), len(mean)))
+        for few, some in z:
+            total += some.sum(axis=0)
+            products += v[few].T @ (some - v[few])  # The mean of z adds nothing: that of v is 0.
+        whole = np.eye(len(mean)) + solve(products / len(v)).T
+        return *leading_responses(whole, lambda rows: rows @ covariance, rank), total / len(v)
 
-    left, right, centre = regressed(wanted)
+    left, right, centre = regressed((few, wanted[few].astype(np.float64)) for few in parts)
     for share in SCHEDULE:
-        left, right, centre = regressed(relaxed(v @ (left @ right).T + centre, clipped, share))
+        made = ((few, v[few] @ (left @ right).T + centre) for few in parts)
+        relaxed_ones = ((few, relaxed(some, np.maximum(wanted[few], 0), share)) for few, some in made)
+        left, right, centre = regressed(relaxed_ones)
     return left, right, centre - left @ (right @ mean)

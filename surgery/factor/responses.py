@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+import numpy.typing as npt
 
 from surgery.factor.statistics import Samples
-from surgery.ops import Chain, Float64Array, FloatArray, Op, collapse
+from surgery.ops import Chain, FloatArray, Op, collapse
 from surgery.ops.array import blocks
 
+ARRAYS = 4  # of the size of some samples' responses, for some more of them than there are at a time
 
-def responses(layer: Chain | Op, patches: FloatArray) -> Float64Array:
+
+def responses(layer: Chain | Op, patches: FloatArray) -> FloatArray:
     """Return what the layer makes of patches (N, groups, n): (N, out)."""
     op = collapse(layer) if isinstance(layer, Chain) else layer
     rows = np.split(op.weight.reshape(len(op.weight), -1).astype(np.float64, copy=False), patches.shape[1])
@@ -17,24 +22,31 @@ def responses(layer: Chain | Op, patches: FloatArray) -> Float64Array:
     return made if op.bias is None else made + op.bias
 
 
-def projected(patches: FloatArray, rows: Float64Array) -> Float64Array:
-    """Return patches (N, n) @ rowsᵀ (n, m), without a float64 copy of all patches."""
-    result = np.empty((len(patches), len(rows)))
-    for few in blocks(len(patches), 8 * patches.shape[1]):
+def projected(patches: FloatArray, rows: FloatArray, dtype: npt.DTypeLike = np.float64) -> FloatArray:
+    """Return patches (N, n) @ rowsᵀ (n, m), summed in float64, without a float64 copy of all patches."""
+    result: FloatArray = np.empty((len(patches), len(rows)), dtype)
+    for few in blocks(len(patches), 16 * patches.shape[1]):
         result[few] = patches[few].astype(np.float64) @ rows.T
     return result
 
 
 def response_error(layer: Chain | Op, samples: Samples) -> float:
     """Return ||y - ŷ|| / ||y - mean(y)|| over the samples, ŷ what the layer makes of x; ||y - ŷ|| where y is still."""
-    return _relative(samples.y, responses(layer, samples.x))
+    return _relative(layer, samples, lambda some: some)
 
 
 def error_behind_relu(layer: Chain | Op, samples: Samples) -> float:
     """Return `response_error` of what a ReLU leaves of both."""
-    return _relative(np.maximum(samples.y, 0), np.maximum(responses(layer, samples.x), 0))
+    return _relative(layer, samples, lambda some: np.maximum(some, 0))
 
 
-def _relative(wanted: FloatArray, made: Float64Array) -> float:
-    varies = float(np.linalg.norm(wanted - wanted.mean(axis=0, dtype=np.float64)))
-    return float(np.linalg.norm(wanted - made)) / (varies or 1.0)
+def _relative(layer: Chain | Op, samples: Samples, behind: Callable[[FloatArray], FloatArray]) -> float:
+    op = collapse(layer) if isinstance(layer, Chain) else layer
+    parts = list(blocks(len(samples), ARRAYS * 8 * samples.y.shape[1]))
+    total = sum((behind(samples.y[few]).sum(axis=0, dtype=np.float64) for few in parts), np.zeros(samples.y.shape[1]))
+    mean, varies, missed = total / max(len(samples), 1), 0.0, 0.0
+    for few in parts:
+        wanted = behind(samples.y[few])
+        varies += float(np.sum(np.square(wanted - mean)))
+        missed += float(np.sum(np.square(wanted - behind(responses(op, samples.x[few])))))
+    return float(np.sqrt(missed)) / (float(np.sqrt(varies)) or 1.0)

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from surgery.factor.refit import feature_images, features, inverse
-from surgery.factor.responses import projected
+from surgery.factor.features import Features
+from surgery.factor.halves import Half, half_inverse
 from surgery.factor.statistics import Statistics
-from surgery.ops import Chain, Op
+from surgery.ops import Chain, Float64Array, Op
+from surgery.ops.array import blocks, product
 
 RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 DEFAULT_RIDGE = 1e-2  # Where no samples are held out to choose by.
@@ -35,23 +36,44 @@ def best_ridge(chain: Chain, op: Op, statistics: Statistics) -> float:
 
 def _errors(chain: Chain, op: Op, statistics: Statistics, group: int) -> list[float]:
     """Return the squared error of one group of outputs for each ridge."""
-    moments, held, groups = statistics.moments, statistics.held_out, len(statistics.moments.mean_x)
+    moments, groups = statistics.moments, len(statistics.moments.mean_x)
     size = op.out_channels // groups
     outputs = slice(group * size, (group + 1) * size)
-    weight = op.weight[outputs].reshape(size, -1).astype(np.float64)
-    forward = features(chain, groups, group)
-    cross, covariance = moments.yx[outputs] @ forward.T, np.empty((len(forward), len(forward)))
-    for rows, image in feature_images(chain, groups, group, moments.metric(0)):
-        covariance[rows] = image @ forward.T
+    weight = op.weight[outputs].reshape(size, -1)
+    features = Features.of(chain, groups, group)
+    cross, covariance = features.seen(moments.yx[outputs]), Half.zeros(len(features))
+    for rows, image in features.images(moments.metric(0), group):
+        covariance.put(rows, features.seen(image))
         if statistics.is_symmetric:
-            cross[:, rows] = weight @ image.T
-    norms, drawn = forward @ forward.T, weight @ forward.T
-    seen = projected(held.x[:, group], forward) - forward @ moments.mean_x[group]
-    wanted = held.y[:, outputs] - moments.mean_y[outputs]
+            cross[:, rows] = product(weight, image.T)
+    norms, drawn = features.gram(), features.seen(weight)
+    held_squares, held_cross, rest = _held_out(features, statistics, group, outputs)
     errors = []
     for ridge in RIDGES:
         added = ridge * moments.mean_eigenvalue
-        last = inverse(covariance + added * norms)((cross + added * drawn).T)
-        missed = wanted - seen @ last
-        errors.append(float(np.vdot(missed, missed)))
+        aim = added * drawn
+        aim += cross
+        last = half_inverse(covariance.plus(norms, added))(aim.T)
+        del aim
+        pull = held_squares.times(last)
+        pull -= 2 * held_cross
+        errors.append(rest + float(np.vdot(pull, last)))
+        del pull, last
     return errors
+
+
+def _held_out(
+    features: Features, statistics: Statistics, group: int, outputs: slice
+) -> tuple[Half, Float64Array, float]:
+    """Return sums over held-out samples: fᵀf, fᵀy and |y|², all about the moments' means."""
+    moments, held = statistics.moments, statistics.held_out
+    centre = features.seen(moments.mean_x[group : group + 1])
+    squares = Half.zeros(len(features))
+    cross, rest = np.zeros((len(features), outputs.stop - outputs.start)), 0.0
+    for few in blocks(len(held), 16 * len(features)):
+        seen = features.seen(held.x[few, group]) - centre
+        wanted = held.y[few, outputs] - moments.mean_y[outputs]
+        squares.add_squares(seen)
+        cross += seen.T @ wanted
+        rest += float(np.vdot(wanted, wanted))
+    return squares, cross, rest

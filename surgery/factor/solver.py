@@ -189,13 +189,16 @@ def _is_large(matrix: FloatArray) -> bool:
 def _truncate_exactly(matrix: FloatArray, rank: int) -> TruncatedSvd:
     import scipy.linalg  # Loading SciPy takes longer than inspecting a network.
 
-    dense, dtype = finite(matrix.astype(np.float64)), stored_dtype(matrix)
-    u, s, vh = scipy.linalg.svd(dense, full_matrices=False, check_finite=False)
+    # In LAPACK's order, to be overwritten: it would make a copy.
+    dense, dtype = finite(matrix.astype(np.float64, order="F")), stored_dtype(matrix)
+    u, s, vh = scipy.linalg.svd(dense, full_matrices=False, overwrite_a=True, check_finite=False)
     root = np.sqrt(s[:rank])
     left, right = (u[:, :rank] * root).astype(dtype), (root[:, np.newaxis] * vh[:rank]).astype(dtype)
-    residual = dense - left.astype(np.float64) @ right.astype(np.float64)
-    norms = float(np.linalg.norm(residual)), float(np.linalg.norm(dense))
-    return TruncatedSvd(left, right, s[:rank], *norms, solver="exact")
+    del u, vh
+    dense = matrix.astype(np.float64)
+    norm = float(np.linalg.norm(dense))
+    dense -= left.astype(np.float64) @ right.astype(np.float64)
+    return TruncatedSvd(left, right, s[:rank], float(np.linalg.norm(dense)), norm, solver="exact")
 
 
 def _truncate_wide(matrix: FloatArray, rank: int) -> TruncatedSvd:

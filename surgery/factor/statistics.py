@@ -131,12 +131,15 @@ def target(op: Op, statistics: Statistics, ridge: float) -> tuple[Op, Metric]:
     metric = moments.metric(ridge)
     if statistics.is_symmetric:
         return op, metric
-    weight = op.weight.reshape(len(op.weight), -1).astype(np.float64)
-    per_group = zip(np.split(weight, metric.groups), np.split(moments.yx, metric.groups), strict=True)
+    best = np.empty((len(op.weight), metric.size), stored_dtype(op.weight))
+    per_group = (np.split(of, metric.groups) for of in (op.weight.reshape(best.shape), moments.yx, best))
     added = ridge * moments.mean_eigenvalue
-    solved = [metric.solve(g, yx + added * rows) for g, (rows, yx) in enumerate(per_group)]
-    best = np.concatenate(solved).reshape(op.weight.shape).astype(stored_dtype(op.weight))
-    return replace(op, weight=best), metric
+    for g, (rows, yx, solved) in enumerate(zip(*per_group, strict=True)):
+        drawn = rows.astype(np.float64)
+        drawn *= added
+        drawn += yx
+        solved[...] = metric.solve(g, drawn)
+    return replace(op, weight=best.reshape(op.weight.shape)), metric
 
 
 def centred_bias(chain: Chain, moments: Moments) -> Float64Array:

@@ -9,10 +9,12 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from surgery.ops.array import Float64Array, FloatArray, Size, product
+from surgery.ops.array import Float64Array, FloatArray, Size, blocks, product
 from surgery.ops.conv2d import Conv2d
 from surgery.ops.linear import Linear
 from surgery.ops.scale import Scale
+
+SHARES = 8  # A product is turned in parts of a block by as much: they and what they are made of are one.
 
 Op = Conv2d | Linear
 Stage = Conv2d | Linear | Scale
@@ -163,17 +165,18 @@ def _compose_weights(first: Conv2d, second: Conv2d, dtype: npt.DTypeLike) -> Flo
     inputs, outputs = first.weight.shape[1], second.out_channels // second.groups
     middle = first.out_channels // runs
     per_group = first.in_channels // groups
-    weight: FloatArray = np.zeros((second.out_channels, per_group, a * c, b * d), dtype=dtype)
+    weight: FloatArray = np.zeros((second.out_channels, per_group, a, c, b, d), dtype=dtype)
     for run in range(runs):
         group_before, group_after = run * first.groups // runs, run * second.groups // runs
         within = (run % (runs // second.groups)) * middle
-        o = slice(group_after * outputs, (group_after + 1) * outputs)
         i = slice(group_before * inputs % per_group, group_before * inputs % per_group + inputs)
-        after = second.weight[o, within : within + middle].transpose(0, 2, 3, 1).reshape(-1, middle)
         before = first.weight[run * middle : (run + 1) * middle].reshape(middle, -1)
-        taps = product(after, before, dtype).reshape(outputs, c, d, inputs, a, b)
-        weight[o, i] = taps.transpose(0, 3, 4, 1, 5, 2).reshape(outputs, inputs, a * c, b * d)
-    return weight
+        for few in blocks(outputs, 8 * SHARES * c * d * before.shape[1]):
+            o = slice(group_after * outputs + few.start, group_after * outputs + few.stop)
+            after = second.weight[o, within : within + middle].transpose(0, 2, 3, 1).reshape(-1, middle)
+            taps = product(after, before, dtype).reshape(-1, c, d, inputs, a, b)
+            weight[o, i] = taps.transpose(0, 3, 4, 1, 5, 2)
+    return weight.reshape(second.out_channels, per_group, a * c, b * d)
 
 
 def _bias_after(first: Op, second: Op, dtype: npt.DTypeLike) -> FloatArray | None:

@@ -221,7 +221,7 @@ def test_samples_stay_within_their_bounds_and_come_from_all_images(tmp_path: Pat
     assert len(statistics.samples) == SAMPLES
     assert len(statistics.held_out) == SAMPLES_HELD_OUT
     assert statistics.moments.count == 120 * 72
-    arrays = [statistics.moments.xx, statistics.samples.x, statistics.samples.y]
+    arrays = [statistics.moments.xx, statistics.moments.yx, statistics.samples.x, statistics.samples.y]
     arrays += [statistics.held_out.x, statistics.held_out.y]
     assert sum(array.nbytes for array in arrays) == bytes_of(op_of(source.load(), "conv1"), 150, EVERYWHERE)
 

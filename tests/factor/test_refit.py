@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from surgery.factor import METHODS, Method
-from surgery.factor import refit as module
+from surgery.factor import normal as module
+from surgery.factor import refit as refit_module
 from surgery.factor.metric import DenseMetric, Metric, SampledMetric
-from surgery.factor.refit import distance, feature_images, features, refit, relative_error
+from surgery.factor.refit import distance, refit, relative_error
 from surgery.factor.response import needs_data
 from surgery.ops import Chain, Conv2d, Linear, Op, Scale, collapse
 from tests.cases import OPS, normal
@@ -126,12 +127,13 @@ def test_only_free_stages_change_and_keep_shape_precision_and_bias(op: Op, chain
 
 
 @pytest.mark.parametrize("name", ["tucker", "input side", "channel"])
-def test_masked_zeros_stay_and_the_rest_is_the_best_there_is(name: str) -> None:
+def test_masked_zeros_stay_and_the_rest_is_the_best_there_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     op, chain = CHAINS[name]
     pruned = numbers(chain.ops[1]).copy()
     pruned[np.abs(pruned) < 0.1] = 0
     chain = with_numbers(chain, 1, pruned)
     metric = metric_of(op)
+    monkeypatch.setattr(refit_module, "SWEEP_GAIN", 0.0)  # One sweep may gain little before the next ones gain much.
     new = refit(chain, {1}, op, metric, sweeps=100, masked={1})
     np.testing.assert_array_equal(numbers(new.ops[1])[pruned == 0], 0)
     best = brute_force(op, chain, 1, metric, pruned.ravel() != 0)
@@ -174,37 +176,6 @@ def test_a_stage_whose_moments_would_be_too_large_stays(monkeypatch: pytest.Monk
     new = refit(chain, range(3), op, metric_of(op))
     assert new.ops[1].weight.tobytes() == chain.ops[1].weight.tobytes()
     assert new.ops[2].weight.tobytes() != chain.ops[2].weight.tobytes()
-
-
-@pytest.mark.parametrize(("op", "chain"), CHAINS.values(), ids=CHAINS)
-def test_features_are_what_the_last_stage_sees(op: Op, chain: Chain) -> None:
-    groups = op.groups if isinstance(op, Conv2d) else 1
-    rows = np.split(numbers(chain.last).reshape(len(chain.last.weight), -1), groups)
-    if isinstance(chain.last, Conv2d) and chain.last.groups > groups:
-        pytest.skip("the last stage sees each feature in its own group only")
-    made = np.concatenate([part @ features(chain, groups, g) for g, part in enumerate(rows)])
-    np.testing.assert_allclose(made.reshape(op.weight.shape), collapse(chain).weight, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize(("op", "chain"), CHAINS.values(), ids=CHAINS)
-def test_images_of_features_are_their_products_with_the_metric(op: Op, chain: Chain) -> None:
-    metric = metric_of(op)
-    for group in range(metric.groups):
-        forward = features(chain, metric.groups, group)
-        made = np.full_like(forward, np.nan)
-        for rows, image in feature_images(chain, metric.groups, group, metric):
-            made[rows] = image
-        np.testing.assert_allclose(made, metric.times(group, forward), rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", ["spatial", "input side", "groups", "cp4", "scaled"])
-def test_products_too_large_to_be_kept_lead_to_the_same_stages(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    op, chain = CHAINS[name]
-    found = []
-    for kept in (0, 100):
-        monkeypatch.setattr(module, "KEPT", kept)
-        found.append(collapse(refit(chain, range(len(chain.ops)), op, metric_of(op))).weight)
-    np.testing.assert_allclose(*found, rtol=0, atol=1e-6)  # Rounding grows along the sweeps.
 
 
 @pytest.mark.parametrize("name", ["spatial", "tucker", "groups"])

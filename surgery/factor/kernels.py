@@ -1,0 +1,86 @@
+"""Stages of a chain as plain convolutions in float64, group by group of the layer, and back as they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from surgery.factor.solver import stored_dtype
+from surgery.ops import Chain, Conv2d, Float64Array, FloatArray, Linear, Scale, Stage, collapse
+
+
+def kernels_of(chain: Chain, groups: int, group: int) -> list[Conv2d]:
+    """Return one group's share of each stage as a plain convolution in float64: what matters to the weight alone.
+
+    Raises ValueError for a stage that works in fewer groups than the layer.
+    """
+    return [_kernel(stage, groups, group) for stage in chain.ops]
+
+
+def stored(stage: Stage, parts: Sequence[FloatArray]) -> Stage:
+    """Return the stage with the groups' weights in place of its own, in the precision that it has."""
+    if isinstance(stage, Scale):
+        return Scale.of(np.concatenate(parts).reshape(-1))
+    weight = np.concatenate(parts).reshape(stage.weight.shape)
+    return replace(stage, weight=np.ascontiguousarray(weight, dtype=stored_dtype(stage.weight)))
+
+
+def dense(stages: Sequence[Conv2d]) -> Float64Array:
+    """Return the product of the stages as (out, in, kh, kw), zeros where its groups do not meet."""
+    op = collapse(Chain(tuple(stages)))
+    assert isinstance(op, Conv2d)  # All of `kernels_of` are.
+    if op.groups == 1:
+        return op.weight.astype(np.float64, copy=False)
+    result = np.zeros((op.out_channels, op.in_channels, *op.kernel))
+    for outputs, inputs in _meeting(op.out_channels, op.in_channels, op.groups):
+        result[outputs, inputs] = op.weight[outputs]
+    return result
+
+
+def rows_of(stages: Sequence[Conv2d], few: slice) -> Float64Array:
+    """Return some rows (b, in, kh, kw) of the product of the stages, from the last one on."""
+    *before, last = stages
+    rows = last.weight[few].astype(np.float64, copy=False) if last.groups == 1 else dense([last])[few]
+    for stage in reversed(before):
+        rows = through(rows, stage)
+    return rows
+
+
+def through(rows: Float64Array, stage: Conv2d) -> Float64Array:
+    """Return what rows (b, channels, kh, kw) of a product make of the stage before them: (b, in, kernels added up)."""
+    (a, b), (p, q) = rows.shape[2:], stage.kernel
+    is_depthwise = stage.groups == stage.in_channels == stage.out_channels
+    weight = stage.weight if stage.groups == 1 or is_depthwise else dense([stage])
+    result = np.zeros((len(rows), stage.in_channels, a + p - 1, b + q - 1))
+    for s, t in np.ndindex(a, b):
+        part = result[:, :, s : s + p, t : t + q]
+        if is_depthwise:
+            part += rows[:, :, s, t, None, None] * weight[:, 0]
+        else:
+            part += (rows[:, :, s, t] @ weight.reshape(len(weight), -1)).reshape(part.shape)
+    return result
+
+
+def grouped(weight: Float64Array, groups: int) -> Float64Array:
+    """Return (out, in / groups, kh, kw): the inverse of `dense` for one stage."""
+    return np.concatenate([weight[where] for where in _meeting(len(weight), weight.shape[1], groups)])
+
+
+def _kernel(stage: Stage, groups: int, group: int) -> Conv2d:
+    if isinstance(stage, Scale):
+        weight: FloatArray = stage.factor[:, None, None, None]
+        own = stage.channels
+    elif isinstance(stage, Linear):
+        weight, own = stage.weight[:, :, None, None], 1
+    else:
+        weight, own = stage.weight, stage.groups
+    if own % groups:
+        raise ValueError(f"refit: a stage in {own} groups of a layer in {groups}; expected a multiple")
+    return Conv2d(np.split(weight, groups)[group].astype(np.float64), groups=own // groups)
+
+
+def _meeting(outputs: int, inputs: int, groups: int) -> Iterator[tuple[slice, slice]]:
+    o, i = outputs // groups, inputs // groups
+    return ((slice(g * o, (g + 1) * o), slice(g * i, (g + 1) * i)) for g in range(groups))
