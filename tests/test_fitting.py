@@ -199,9 +199,9 @@ def test_responses_are_what_the_layer_computes_on_its_patches() -> None:
 
 WIDE = Conv2d(normal(20, 256, 256, 3, 3), normal(21, 256), padding=(1, 1))
 # Of the layer's own float64 size, besides the statistics, at about half and a quarter of its parameters. Where stages
-# of several taps follow each other, half of the second moments that the first one leaves to the next are held: of tucker2
-# and nmtf (r · taps)² / 2 numbers, 1.6 layers at half; beside them are the fits that are compared, 0.25 each there, the
-# wanted weight, 0.5, and blocks of 4 MB, 0.9 of this layer.
+# of several taps follow each other, half of the second moments that the first one leaves to the next are held: of
+# tucker2 and nmtf (r · taps)² / 2 numbers, 1.6 layers at half; beside them are the fits that are compared, 0.25 each
+# there, the wanted weight, 0.5, and blocks of 4 MB, 0.9 of this layer.
 MOST_LAYERS: dict[str, tuple[str, Rank, Op, float]] = {
     "svd": ("svd", (340,), Linear(normal(22, 1024, 2048), normal(23, 1024)), 3.0),
     "svd-channel": ("svd-channel", (115,), WIDE, 3.0),
