@@ -60,7 +60,8 @@ def cut_options(command: Command) -> Command:
         click.option(
             "--method",
             metavar="NAME[,NAME]",
-            help=f"Methods in order of preference ({', '.join(METHODS)}); 'none' cuts nothing.",
+            help=f"Methods ({', '.join(METHODS)}): a knapsack weighs all of them, elsewhere the first that can cut a "
+            "layer counts; 'none' cuts nothing.",
         ),
         click.option("--algorithm", metavar="NAME", help="The same as --option algorithm=NAME."),
         click.option(

@@ -40,6 +40,11 @@ class Features:
     def __len__(self) -> int:
         return len(self.kernel) * self.places[0] * self.places[1]
 
+    @property
+    def inputs(self) -> int:
+        """Numbers in a patch."""
+        return int(self.kernel.shape[1]) * self.patch[0] * self.patch[1]
+
     def seen(self, patches: FloatArray, dtype: npt.DTypeLike = np.float64) -> FloatArray:
         """Return patches (N, n) @ Fᵀ (n, features), sums in float64, without a float64 copy of all patches."""
         channels, inputs, p, q = self.kernel.shape

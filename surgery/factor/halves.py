@@ -95,6 +95,16 @@ class Root:
             result[:, own] = turned[:, : own.stop] @ block.T
         return result
 
+    def whole(self) -> Float64Array:
+        """Return the matrix as an array."""
+        size = self.blocks[-1].shape[1]
+        result, parts = np.empty((size, size)), list(Half(self.blocks).parts())
+        for i, (own, block) in enumerate(parts):
+            for other, left in parts[: i + 1]:
+                result[own, other] = block[:, : other.stop] @ left.T
+                result[other, own] = result[own, other].T
+        return result
+
 
 def root(half: Half, floor: float = 0.0) -> Root:
     """Return the Cholesky factor, eigenvalues raised by `floor` of their mean. The half is used up: its place is L's.

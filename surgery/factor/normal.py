@@ -81,6 +81,8 @@ class Problem:
 
     def _image(self, kernel: Float64Array, at: Offset, room: Float64Array) -> Float64Array:
         (s, t), (p, q) = at, kernel.shape[2:]
+        if (p, q) == self.kernel and isinstance(self.metric, DenseMetric):
+            return self.metric.times(self.group, kernel.reshape(len(kernel), -1))
         if not isinstance(self.metric, DenseMetric):
             placed = np.zeros((len(kernel), self.channels, *self.kernel))
             placed[:, :, s : s + p, t : t + q] = kernel

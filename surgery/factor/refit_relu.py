@@ -7,7 +7,7 @@ section 3.2, there for a first factor that is free too: `surgery.factor.response
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -58,7 +58,8 @@ def _refitted(chain: Chain, group: int, statistics: Statistics, ridge: float) ->
     # The moments are those of the samples, about their own mean: with others a sweep may lead away from its aim.
     solve = half_inverse(covariance.plus(features.gram(), ridge * moments.mean_eigenvalue))
     del covariance
-    seen, held = (_Seen(features, some.x[:, group], mean) for some in (statistics.samples, statistics.held_out))
+    both = (_Seen(features, some.x[:, group], mean) for some in (statistics.samples, statistics.held_out))
+    seen, held = (some.kept_within(len(wanted[0]) * features.inputs) for some in both)
     weight, centre = start, np.split(moments.mean_y, groups)[group] + start @ (mean - about)
     best, least = (weight, centre), _missed(held, weight, centre, unseen)
     for _ in range(SWEEPS if len(unseen) else BLIND_SWEEPS):
@@ -74,14 +75,27 @@ def _refitted(chain: Chain, group: int, statistics: Statistics, ridge: float) ->
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Seen:
-    """Features less their mean, float32, of some samples at a time: those of all may be larger than the layer."""
+    """Features less their mean, float32, of some samples at a time: those of all may be larger than the layer.
+
+    Attributes:
+        kept: what `blocks` yields, where it is held.
+    """
 
     features: Features
     x: FloatArray
     mean: Float64Array
+    kept: Sequence[tuple[slice, FloatArray]] = ()
+
+    def kept_within(self, numbers: int) -> _Seen:
+        """Return these, held from now on where they are no more than so many numbers."""
+        is_small = len(self.x) * len(self.features) <= numbers
+        return replace(self, kept=tuple(self.blocks())) if is_small else self
 
     def blocks(self) -> Iterator[tuple[slice, FloatArray]]:
         """Yield some samples, and theirs (b, f)."""
+        if self.kept:
+            yield from self.kept
+            return
         for few in blocks(len(self.x), 16 * max(len(self.features), self.x.shape[1])):
             part = self.features.seen(self.x[few])
             part -= self.mean

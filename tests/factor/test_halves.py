@@ -42,6 +42,7 @@ def test_its_root_multiplies_and_solves(size: int) -> None:
     found = root(half.plus(identity(size), 1.0))
     atol = size * 4 * size * EPS * float(np.abs(matrix).max())
     np.testing.assert_allclose(found.times(columns(size).T), columns(size).T @ matrix, rtol=0, atol=atol)
+    np.testing.assert_allclose(found.whole(), matrix, rtol=0, atol=atol)
     np.testing.assert_allclose(matrix @ found.solve(columns(size)), columns(size), rtol=0, atol=atol)
 
 
