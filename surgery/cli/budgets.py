@@ -31,7 +31,12 @@ def budget_options(command: Command) -> Command:
         click.option("--params", type=float, metavar="P", help="Share of the network's parameters that may remain."),
         click.option("--macs", type=float, metavar="M", help="Share of the network's MACs that may remain."),
         click.option("--size", metavar="20MB", help="What the weights may take; 1 MB is 10^6 bytes."),
-        click.option("--activations", type=float, metavar="A", help="Bytes of all maps that may be, as a share of the network's now; inner maps of cuts add to it."),
+        click.option(
+            "--activations",
+            type=float,
+            metavar="A",
+            help="Bytes of all maps, as a share of the network's now.",
+        ),
         click.option("--speedup", type=float, metavar="S", help="How many times faster; measured, see --runtime."),
         click.option("--latency", metavar="15ms", help="What a forward pass may take; measured, see --runtime."),
         click.option(
