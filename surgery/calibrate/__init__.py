@@ -4,6 +4,7 @@ from surgery.calibrate.calibration import Calibration, calibration, replayed
 from surgery.calibrate.gathering import bytes_of
 from surgery.calibrate.preprocess import Preprocess
 from surgery.calibrate.preprocess import read as read_preprocess
+from surgery.calibrate.record import settings_of
 from surgery.calibrate.statistics_file import Stored, from_file, save
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "read_preprocess",
     "replayed",
     "save",
+    "settings_of",
 ]

@@ -17,6 +17,8 @@ from surgery.errors import PlanError
 if TYPE_CHECKING:
     from surgery.formats import Source
     from surgery.pipeline import Outcome
+    from surgery.planning import Means
+    from surgery.plans import Plan
 
 RUNTIMES = click.Choice(["auto", "caffe", "onnxruntime", "opencv", "layers", "none"])
 
@@ -94,6 +96,7 @@ def apply(
       surgery apply net.prototxt net.caffemodel plan.json -o small
     """
     from surgery.pipeline import carry_out, check_calibration, check_source, copy_through
+    from surgery.planning import judge_with
     from surgery.plans import from_json
 
     plans = [file for file in files if file.suffix == ".json"]
@@ -117,8 +120,21 @@ def apply(
         model = source.load()
         with bar() as progress, data.recorded(model, chosen, asked, progress) as given:
             check_calibration(chosen, given)
-            outcome = carry_out(source, model, chosen, output, engines(verify), progress, given, notes)
+            judge = judge_with(model, _means_again(chosen, asked))
+            outcome = carry_out(source, model, chosen, output, engines(verify), progress, given, notes, judge)
     _show(outcome, as_json=as_json)
+
+
+def _means_again(made: Plan, asked: dict[str, Any]) -> Means:
+    """Return what a cut network is measured with: the data that its plan was made from, where they are given."""
+    from surgery.calibrate import settings_of
+    from surgery.planning import Means
+
+    if made.calibration is None or asked["calibrate"] is None:
+        return Means()
+    settings = settings_of(made.calibration)
+    reading = {name: settings[name] for name in ("preprocess", "images", "positions")} | {"scratch": asked["scratch"]}
+    return Means(asked["calibrate"], reading)
 
 
 def _source(files: tuple[Path, ...], asked: dict[str, Any]) -> Source:

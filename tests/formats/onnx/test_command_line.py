@@ -24,7 +24,8 @@ def test_compress_cuts_verifies_and_reports(outside: bool, tmp_path: Path) -> No
     path = small(tmp_path)
     if outside:
         onnx.save(onnx.load(path), path, save_as_external_data=True, location="w.bin", size_threshold=64)
-    done = surgery("compress", path, "-o", tmp_path / "out", "--params", "0.5", "--verify", "onnxruntime")
+    asked = ["--params", "0.5", "--policy", "uniform"]
+    done = surgery("compress", path, "-o", tmp_path / "out", *asked, "--verify", "onnxruntime")
     assert (done.returncode, done.stderr) == (0, "")
     assert "verified: ONNX Runtime" in done.stdout
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -33,7 +34,7 @@ def test_compress_cuts_verifies_and_reports(outside: bool, tmp_path: Path) -> No
     assert report["verified"]["worst_rel_l2"] < 1e-5
     assert report["files"][:-3] == (["net.onnx", "net.onnx.data"] if outside else ["net.onnx"])
     check(tmp_path / "out" / "net.onnx")
-    again = surgery("compress", path, "-o", tmp_path / "out", "--params", "0.5", "--verify", "layers")
+    again = surgery("compress", path, "-o", tmp_path / "out", *asked, "--verify", "layers")
     assert (again.returncode, again.stderr) == (0, "")
     assert "verified: layers only" in again.stdout
 
