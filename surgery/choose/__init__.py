@@ -2,10 +2,12 @@
 
 from surgery.choose.choosing import choose
 from surgery.choose.policies import POLICIES, Evidence
+from surgery.choose.prediction import ERROR_NAMES
 from surgery.choose.ranks import rank_for
 from surgery.choose.request import Amount, Request, Selector, parse_options, parse_selector
 
 __all__ = [
+    "ERROR_NAMES",
     "POLICIES",
     "Amount",
     "Evidence",

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from surgery.choose.costs import costs
+from surgery.choose.costs import Milliseconds, costs, priced
 from surgery.choose.prediction import Predict
 from surgery.choose.request import stored_options
 from surgery.choose.selecting import Choice
 from surgery.choose.tables import Candidate, Menu
 from surgery.factor import Method, Rank
-from surgery.ops import Chain, Op
 from surgery.survey import Site
-
-Milliseconds = Callable[[Site, Op | Chain], float | None]
 
 STEPS = 96  # ranks of one method on one layer at most: a step is then about a hundredth of what is at stake
 # What no cut may add to unless it is forced; inner maps add to the activations always.
@@ -29,12 +26,12 @@ def menu(
     milliseconds, and what they are not known for is left out.
     """
     site = choice.site
-    kept = Candidate("", (), (), _priced(site, site.op, timed) or costs(site, site.op), 0.0)
+    kept = Candidate("", (), (), priced(site, site.op, timed) or costs(site, site.op), 0.0)
     found = [kept]
     for method in choice.methods:
         predicted = predict(method)
         for rank in ranks_of(site, method, multiple):
-            price = _priced(site, method.template(site.op, rank), timed)
+            price = priced(site, method.template(site.op, rank), timed)
             if price is None or ("ms" in price and "ms" not in kept.costs):
                 continue
             if force or all(price[name] < kept.costs[name] for name in NEVER_MORE if name in price):
@@ -60,12 +57,3 @@ def ranks_of(site: Site, method: Method, multiple: int) -> Iterator[Rank]:
         if rank not in seen:
             seen.add(rank)
             yield rank
-
-
-def _priced(site: Site, layer: Op | Chain, timed: Milliseconds | None) -> dict[str, float] | None:
-    """Return what a layer takes, None where its time is asked for and not known."""
-    found = costs(site, layer)
-    if timed is None:
-        return found
-    ms = timed(site, layer)
-    return None if ms is None else {**found, "ms": ms}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from surgery.choose.costs import costs
+from surgery.choose.costs import Milliseconds, price
 from surgery.choose.policies import POLICIES, Evidence, Network, check_policy, cut_at, policy_of, told
 from surgery.choose.prediction import measure_of
 from surgery.choose.ranks import rank_of
@@ -24,8 +24,9 @@ def choose(survey: Survey, request: Request, digest: str, evidence: Evidence | N
     common = [choice for choice in choices if not choice.amount]
     if common:
         check_policy(policy, request, evidence)
-    cuts = {cut.key: _repriced(survey, cut) for cut in request.pinned}
-    cuts |= {c.site.key: cut_at(c, c.method, rank_of(c, c.amount)) for c in choices if c.amount}
+    timed = evidence.milliseconds
+    cuts = {cut.key: _repriced(survey, cut, timed) for cut in request.pinned}
+    cuts |= {c.site.key: cut_at(c, c.method, rank_of(c, c.amount), timed) for c in choices if c.amount}
     network = Network(survey, request, evidence, tuple(common), tuple(cuts.values()))
     found = POLICIES[policy](network) if common else []
     cuts |= {cut.key: cut for cut in found if cut is not None}
@@ -42,16 +43,14 @@ def choose(survey: Survey, request: Request, digest: str, evidence: Evidence | N
     return replace(plan, predicted=_predicted(network, ordered))
 
 
-def _repriced(survey: Survey, cut: Cut) -> Cut:
+def _repriced(survey: Survey, cut: Cut, timed: Milliseconds | None) -> Cut:
     """Return a pinned cut with the price that it has in this network."""
     site = next((site for site in survey.sites if site.key == cut.key), None)
     if site is None:
         raise PlanError("is pinned and cannot be cut; take the pin out", cut.key)
     if cut.others:
         return cut
-    chain = cut.configured.template(site.op, cut.rank)
-    before, after = costs(site, site.op), costs(site, chain)
-    return replace(cut, price=tuple((name, before[name], after[name]) for name in before))
+    return replace(cut, price=price(site, cut.configured.template(site.op, cut.rank), timed))
 
 
 def _no_gain(choice: Choice, cut: Cut, request: Request) -> str | None:

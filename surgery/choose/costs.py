@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from surgery.errors import PlanError
 from surgery.ops import Chain, Op
 from surgery.survey import Site, Survey
+
+Milliseconds = Callable[[Site, Op | Chain], float | None]  # what a layer, or a chain in its place, takes
 
 FLOAT_BYTES = 4
 # How the command line names the budget that bounds a measure.
@@ -24,6 +26,23 @@ def costs(site: Site, layer: Op | Chain) -> dict[str, float]:
         found["macs"] = site.macs(layer)
         found["activations"] = FLOAT_BYTES * _numbers(site, layer)
     return found
+
+
+def priced(site: Site, layer: Op | Chain, timed: Milliseconds | None) -> dict[str, float] | None:
+    """Return the costs with the milliseconds, None where these are asked for and not known."""
+    found = costs(site, layer)
+    if timed is None:
+        return found
+    ms = timed(site, layer)
+    return None if ms is None else {**found, "ms": ms}
+
+
+def price(site: Site, chain: Chain, timed: Milliseconds | None) -> tuple[tuple[str, float, float], ...]:
+    """Return each measure, and what the site takes as it is and as a chain; a time that is not known is left out."""
+    before, after = (priced(site, each, timed) for each in (site.op, chain))
+    if before is None or after is None:
+        before, after = costs(site, site.op), costs(site, chain)
+    return tuple((name, before[name], after[name]) for name in before)
 
 
 def totals(survey: Survey) -> dict[str, float]:

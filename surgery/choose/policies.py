@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from surgery.choose.candidates import Milliseconds, menu
-from surgery.choose.costs import OPTIONS, check_known, costs, totals
+from surgery.choose.candidates import menu
+from surgery.choose.costs import OPTIONS, Milliseconds, check_known, costs, price, priced, totals
 from surgery.choose.energies import EnergyLayer, select
 from surgery.choose.knapsack import Infeasible, solve
 from surgery.choose.prediction import energy_lost, objective, predictor
@@ -24,16 +24,6 @@ from surgery.errors import PlanError
 from surgery.factor import Method, Rank
 from surgery.plans import Cut
 from surgery.survey import Survey
-
-# The measure that each budget bounds. How far accuracy falls is known only once the cuts are made.
-MEASURE_OF = {
-    "params": "params",
-    "macs": "macs",
-    "size": "bytes",
-    "activations": "activations",
-    "speedup": "ms",
-    "latency": "ms",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +66,12 @@ class Network:
 
     def own(self, choice: Choice) -> dict[str, float]:
         """What a layer takes as it is."""
-        found, timed = costs(choice.site, choice.site.op), self.evidence.milliseconds
-        ms = timed(choice.site, choice.site.op) if timed else None
-        return found if ms is None else {**found, "ms": ms}
+        site = choice.site
+        return priced(site, site.op, self.evidence.milliseconds) or costs(site, site.op)
+
+    def cut(self, choice: Choice, rank: Rank) -> Cut:
+        """Return the cut of a layer by its own method."""
+        return cut_at(choice, choice.method, rank, self.evidence.milliseconds)
 
     @property
     def limits(self) -> Mapping[str, float]:
@@ -104,16 +97,14 @@ class Network:
 Policy = Callable[[Network], list[Cut | None]]
 
 
-def cut_at(choice: Choice, method: Method, rank: Rank) -> Cut:
+def cut_at(choice: Choice, method: Method, rank: Rank, timed: Milliseconds | None) -> Cut:
     """Return the cut of a layer with its price; raises PlanError for a rank that it does not have."""
     site = choice.site
     try:
         chain = method.template(site.op, rank)
     except PlanError as error:
         raise PlanError(error.message, site.key) from error
-    before, after = costs(site, site.op), costs(site, chain)
-    price = tuple((name, before[name], after[name]) for name in before)
-    return Cut(site.key, method.name, rank, stored_options(method), site.others, price)
+    return Cut(site.key, method.name, rank, stored_options(method), site.others, price(site, chain, timed))
 
 
 def policy_of(request: Request) -> str:
@@ -157,18 +148,18 @@ def told(request: Request) -> dict[str, Any]:
 
 def _given(network: Network) -> list[Cut | None]:
     """Cut every layer at the rank, or the energy, that was given."""
-    return [cut_at(c, c.method, rank_of(c, network.request.amount)) for c in network.choices]
+    return [network.cut(choice, rank_of(choice, network.request.amount)) for choice in network.choices]
 
 
 def _vbmf(network: Network) -> list[Cut | None]:
-    return [cut_at(c, c.method, ranks_by_vbmf(c.method, c.site.op)) for c in network.choices]
+    return [network.cut(choice, ranks_by_vbmf(choice.method, choice.site.op)) for choice in network.choices]
 
 
 def _uniform(network: Network) -> list[Cut | None]:
     rests = {name: network.rest(name) for name in network.limits}
     left = {name: limit - rests[name] for name, limit in network.limits.items()}
     ranks = uniform(network.choices, left, rests)
-    return [cut_at(c, c.method, rank) for c, rank in zip(network.choices, ranks, strict=True)]
+    return [network.cut(choice, rank) for choice, rank in zip(network.choices, ranks, strict=True)]
 
 
 def _energies(network: Network) -> list[Cut | None]:
@@ -185,7 +176,7 @@ def _energies(network: Network) -> list[Cut | None]:
     except Infeasible as error:
         raise PlanError(_unmet(network, {measure: rest + error.least["cost"]})) from None
     return [
-        cut_at(c, c.method, own[rank - 1]) if rank < len(own) else None
+        network.cut(c, own[rank - 1]) if rank < len(own) else None
         for c, own, rank in zip(network.choices, ranks, chosen, strict=True)
     ]
 
@@ -200,9 +191,9 @@ def _knapsack(network: Network) -> list[Cut | None]:
     result: list[Cut | None] = []
     for choice, own, place in zip(network.choices, menus, solution.chosen, strict=True):
         chosen, kept = own.candidates[place], own.candidates[0]
-        price = tuple((name, kept.costs[name], chosen.costs[name]) for name in kept.costs)
+        taken = tuple((name, kept.costs[name], chosen.costs[name]) for name in kept.costs)
         named = (choice.site.key, chosen.method, chosen.rank, chosen.options, choice.site.others)
-        result.append(Cut(*named, price, _predicted(network, choice, chosen)) if chosen.method else None)
+        result.append(Cut(*named, taken, _predicted(network, choice, chosen)) if chosen.method else None)
     return result
 
 

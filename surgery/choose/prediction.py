@@ -104,6 +104,14 @@ def _by_weights(site: Site, method: Method, seed: int) -> Predict:
     return lost
 
 
+# What `measure_of` returns, in words.
+ERROR_NAMES = {
+    "divergence": "KL divergence of the classes from the original's",
+    "output": "squared error of the output over its squares",
+    "log energy": "minus the logarithm of the energies kept; nothing was measured",
+}
+
+
 def measure_of(sensitivity: Sensitivity | None) -> str:
     """Return what predicted errors are of: a field of `Probe`, or "log energy" where the network was not run."""
     probes = [probe for own in (sensitivity.probes if sensitivity else {}).values() for probe in own]

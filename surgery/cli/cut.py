@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from surgery.cli import budgets, data, options, plan_view, tables, workers
-from surgery.cli.plan import keys, planned
+from surgery.cli import budgets, data, options, tables
+from surgery.cli.plan import asking_options, keys, planned
 from surgery.cli.progress import bar
 from surgery.errors import PlanError
 
@@ -37,12 +37,7 @@ def verify_option(command: Any) -> Any:
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=options.FILE)
 @click.option("-o", "--output", required=True, type=options.FILE, help="Folder for the results.")
-@options.cut_options
-@budgets.budget_options
-@budgets.measuring_options
-@workers.measuring_worker_options
-@data.data_options
-@options.network_options
+@asking_options
 @verify_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def compress(files: tuple[Path, ...], output: Path, verify: str, *, as_json: bool, **asked: Any) -> None:
@@ -186,10 +181,12 @@ def _show(outcome: Outcome, *, as_json: bool) -> None:
 
 def _lost(report: dict[str, Any]) -> list[str]:
     """Return what was predicted and what was measured of the network's output."""
+    from surgery.choose import ERROR_NAMES
+
     predicted, measured, lines = report["predicted"] or {}, report["measured"], []
     if measured is None:
         return []
-    for name, told in plan_view.NAMED.items():
+    for name, told in ERROR_NAMES.items():
         if measured.get(name) is not None:
             foretold = f", {predicted['error']:.4g} predicted" if predicted.get("of") == name else ""
             lines.append(f"{told}: {measured[name]:.4g}{foretold}")

@@ -20,6 +20,18 @@ if TYPE_CHECKING:
     from surgery.plans import Plan
 
 
+def asking_options(command: options.Command) -> options.Command:
+    """Add all options that say what is asked of a plan, and what it is measured with."""
+    return options.stacked(
+        options.cut_options,
+        budgets.budget_options,
+        budgets.measuring_options,
+        workers.measuring_worker_options,
+        data.data_options,
+        options.network_options,
+    )(command)
+
+
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=options.FILE)
 @click.option("-o", "--output", type=options.FILE, help="File for the plan; default: standard output.")
@@ -30,12 +42,7 @@ if TYPE_CHECKING:
     help="A plan for each of these shares of the MACs, like 0.9,0.75,0.5; --output is then a folder for them and for "
     "the trade-off curve.",
 )
-@options.cut_options
-@budgets.budget_options
-@budgets.measuring_options
-@workers.measuring_worker_options
-@data.data_options
-@options.network_options
+@asking_options
 def plan(files: tuple[Path, ...], output: Path | None, markdown: Path | None, sweep: str | None, **asked: Any) -> None:
     """Choose cuts and write them as a plan: JSON to read, edit and apply.
 
@@ -55,7 +62,7 @@ def plan(files: tuple[Path, ...], output: Path | None, markdown: Path | None, sw
     models, old = _split(files)
     source = _source(models, asked)
     if sweep is not None:
-        _sweep(source, old, output, sweep, asked)
+        _sweep(source, old, output, sweep, {**asked, "markdown": markdown})
         return
     for target in filter(None, (output, markdown)):
         check_file(target, (*files, *data.files(asked), *budgets.files(asked)))
@@ -116,6 +123,9 @@ def _sweep(source: Source, old: Plan | None, output: Path | None, text: str, ask
 
     if output is None:
         raise PlanError("--sweep makes several files; give a folder for them with --output")
+    for name in ("markdown", "max_drop"):
+        if asked[name] is not None:
+            raise PlanError(f"--sweep does not go with --{name.replace('_', '-')}; leave one of them out")
     check_destination(output, source.files)
     shares = _shares(text)
     model = source.load()

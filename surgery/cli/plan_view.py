@@ -57,6 +57,8 @@ def _cells(cut: Cut, names: Sequence[str], *, has_errors: bool) -> tuple[str, ..
 
 
 def _totals(plan: Plan) -> list[str]:
+    from surgery.choose import ERROR_NAMES
+
     lines = []
     predicted = plan.predicted or {}
     for name, told in _MEASURES.items():
@@ -69,15 +71,8 @@ def _totals(plan: Plan) -> list[str]:
         before, after = predicted["timed"]
         lines.append(f"timed   {before:.4g} ms -> {after:.4g} ms, {before / after:.2f} times as fast")
     if "error" in predicted:
-        lines.append(f"predicted error: {predicted['error']:.4g} ({NAMED[predicted['of']]})")
+        lines.append(f"predicted error: {predicted['error']:.4g} ({ERROR_NAMES[predicted['of']]})")
     return lines
-
-
-NAMED = {
-    "divergence": "KL divergence of the classes from the original's",
-    "output": "squared error of the output over its squares",
-    "log energy": "minus the logarithm of the energies kept; nothing was measured",
-}
 
 
 def _value(name: str, value: float) -> str:

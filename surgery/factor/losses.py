@@ -27,9 +27,10 @@ import numpy as np
 
 from surgery.factor.base import Method, Rank, options_of
 from surgery.factor.metric import DenseMetric, Metric
+from surgery.factor.responses import projected
 from surgery.factor.statistics import Statistics
 from surgery.factor.svd_spatial import SvdSpatial
-from surgery.ops import Conv2d, Float64Array, FloatArray, Op
+from surgery.ops import Chain, Conv2d, Float64Array, FloatArray, Op, collapse
 
 # What refitting both stages of `svd-spatial` in turn leaves: 0.62 to 0.72 on conv2_2, conv3_2 and conv4_2 of VGG-16 at
 # an eighth of the largest rank that pays, 0.46 to 0.66 at half of it.
@@ -57,6 +58,17 @@ def energy_lost(
         total += float(np.vdot(group.made, group.made))
         missed += curve(group, ranks)
     return [float(each) / total if total else 0.0 for each in missed]
+
+
+def energy_missed(chain: Chain, op: Op, statistics: Statistics) -> float:
+    """Return the same share for a cut that was made."""
+    total = missed = 0.0
+    parts = np.split(collapse(chain).weight.reshape(len(op.weight), -1), len(statistics.moments.mean_x))
+    for g, part in enumerate(parts):
+        group = _Group.of(op, statistics, statistics.moments.metric(0.0), g)
+        total += float(np.vdot(group.made, group.made))
+        missed += float(np.square(group.made - projected(group.seen, part)).sum())
+    return missed / total if total else 0.0
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -15,7 +15,7 @@ from surgery.factor import Method, Rank, options_of
 from surgery.measure.cache import load, store
 from surgery.measure.outputs import Labels
 
-FORMAT = 3  # of what is kept, and of how it is measured: another one makes all that is kept unknown
+FORMAT = 4  # of what is kept, and of how it is measured: another one makes all that is kept unknown
 # Squared errors of a layer's response; the cuts next to these run in the network. What the output loses is close to a
 # power of what the layer does, which two points give; each costs as much as half a run of the whole network.
 PROBED_AT = (0.02, 0.15)

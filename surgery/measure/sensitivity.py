@@ -16,10 +16,9 @@ from surgery.calibrate.gathering import POSITIONS
 from surgery.choose.tables import Loss, Sensitivity
 from surgery.errors import DataError, PlanError
 from surgery.factor import Method, Rank
-from surgery.factor.losses import energy_lost
+from surgery.factor.losses import energy_lost, energy_missed
 from surgery.factor.metric import Metric
 from surgery.factor.response import needs_data
-from surgery.factor.responses import response_error
 from surgery.factor.statistics import centred
 from surgery.factor.threads import blas_threads
 from surgery.measure.kept import Ask, Layer, Name, Notes, name_of
@@ -146,8 +145,7 @@ def _fitted(found: Calibration, layer: Layer, steps: Steps, seed: int) -> tuple[
         steps.begin(f"{layer.key}: {method.name}", len(ranks))
         lost = energy_lost(method, op, statistics, RIDGE, ranks)
         if lost is None:
-            chains = [centred(_cut(op, (method, rank), metric, layer.key, seed), statistics.moments) for rank in ranks]
-            lost = [response_error(chain, statistics.held_out) ** 2 for chain in chains]
+            lost = [energy_missed(_cut(op, (method, rank), metric, layer.key, seed), op, statistics) for rank in ranks]
         names = [name_of((method, rank)) for rank in ranks]
         layer = layer.with_losses([Loss(*name, each) for name, each in zip(names, lost, strict=True)])
     probed = {name_of(ask): _cut(op, ask, metric, layer.key, seed) for ask in layer.unprobed}

@@ -63,10 +63,11 @@ def _search(
         middle = (low + high) / 2
         bounded = replace(request, amount=Amount(macs=middle))
         try:
-            tried = _tried(case, plan(bounded))
+            made = plan(bounded)
         except PlanError:  # Fewer MACs than any plan leaves.
             low = middle
             continue
+        tried = _tried(case, made)
         if tried.drop <= most:
             best, high = tried, min(middle, tried.share)
         else:

@@ -12,6 +12,7 @@ from surgery.choose.prediction import tried_ranks
 from surgery.choose.selecting import Choice, select
 from surgery.choose.tables import Sensitivity
 from surgery.formats import Source
+from surgery.measure.labels import labels_for
 from surgery.measure.parts import measured_apart
 from surgery.measure.sensitivity import sensitivity
 from surgery.model import Model
@@ -64,6 +65,7 @@ class Case:
             means.data,
             asks,
             seed=request.seed,
+            labels=labels_for(means.data, means.labels) if means.labels and not means.tests else None,
             threads=request.threads,
             progress=self.progress,
             apart=None if means.runner is None else partial(measured_apart, self.source, means.runner),

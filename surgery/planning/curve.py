@@ -7,15 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from surgery.output import staged
+from surgery.choose import ERROR_NAMES
+from surgery.output import REPORT, TOOL, staged
 from surgery.plans import Plan, to_json
 
 FORMAT = 1
-NAMES = {
-    "divergence": "predicted KL divergence of the classes",
-    "output": "predicted relative squared error of the output",
-    "log energy": "predicted -log(energy kept)",
-}
 
 
 def write(folder: Path, shares: Sequence[float], plans: Sequence[Plan]) -> list[dict[str, Any]]:
@@ -30,8 +26,11 @@ def write(folder: Path, shares: Sequence[float], plans: Sequence[Plan]) -> list[
         (staging / "sweep.json").write_text(json.dumps({"format": FORMAT, "of": of, "points": rows}, indent=1) + "\n")
         (staging / "sweep.md").write_text(_markdown(rows))
         points = [Point("knapsack", row["macs"], row["error"]) for row in rows if row["error"] is not None]
+        names = {"x_label": "share of the MACs that remains", "y_label": f"predicted {ERROR_NAMES[of]}"}
         for name in ("sweep.svg", "sweep.png"):
-            trade_off(points, staging / name, title="", x_label="share of the MACs that remains", y_label=NAMES[of])
+            trade_off(points, staging / name, title="", **names)
+        files = sorted([*(path.name for path in staging.iterdir()), REPORT])
+        (staging / REPORT).write_text(json.dumps({"tool": TOOL, "files": files}, indent=1) + "\n")
     return rows
 
 

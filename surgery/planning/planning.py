@@ -48,6 +48,15 @@ def sweep(
 
 def _planner(case: Case) -> Callable[[Request], Plan]:
     """Return what makes a plan for a request that says nothing of accuracy."""
-    if {"speedup", "latency"} & {*case.request.amount.budgets}:
-        return timed_planner(case)
-    return lambda request: choose(case.surveyed, request, case.digest, case.evidence)
+    timed = timed_planner(case) if _bounds_time(case.request) else None
+
+    def plan(request: Request) -> Plan:
+        if timed is not None and _bounds_time(request):
+            return timed(request)
+        return choose(case.surveyed, request, case.digest, case.evidence)
+
+    return plan
+
+
+def _bounds_time(request: Request) -> bool:
+    return bool({"speedup", "latency"} & {*request.amount.budgets})

@@ -39,10 +39,10 @@ def timed_planner(case: Case) -> Callable[[Request], Plan]:
 
     if case.means.table is not None:
         whole = sum(_known(table, site) for site in case.surveyed.sites)
-        evidence = replace(case.evidence, milliseconds=milliseconds, whole_ms=whole)
+        evidence = replace(case.evidence, milliseconds=milliseconds, whole_ms=whole, menus={})
         return lambda request: _chosen(case, evidence, request, _wanted(request, whole))
     whole = network_ms(case.source, case.means.runtime, case.request.threads)
-    return partial(_as_timed, case, replace(case.evidence, milliseconds=milliseconds, whole_ms=whole))
+    return partial(_as_timed, case, replace(case.evidence, milliseconds=milliseconds, whole_ms=whole, menus={}))
 
 
 def _as_timed(case: Case, evidence: Evidence, request: Request) -> Plan:

@@ -82,7 +82,7 @@ def test_what_is_asked_for_is_what_is_measured(
     result = run(*net, "--table", file, *options)
     assert result.exit_code == 0, result.output
     assert result.stdout.endswith(" layers timed in caffe on here\n")
-    run(*net, "--table", file, "--repeat", 7)
+    run(*net, "--table", tmp_path / "other.csv", "--repeat", 7)
     first, second = ({name: own[name] for name in own if name != "progress"} for own in pretended)
     assert first == {"runtime": "caffe", "threads": 3, "rounds": latency.ROUNDS, "warmup": 5, "known": False}
     assert second == {"runtime": "onnxruntime", "threads": 1, "rounds": 7, "warmup": 3, "known": True}
@@ -129,6 +129,7 @@ def test_requests_that_cannot_be_met_are_one_line(net: tuple[Path, Path], tmp_pa
         ([*net, "--table", tmp_path / "a.csv", "--runtime", "caffe,opencv"], 2, "found 1 and 2"),
         ([*net, "--table", net[0]], 2, "is an input"),
         ([*net, "--table", tmp_path], 2, "is a folder"),
+        ([*net, "--table", bare], 2, "is there already, perhaps with times of a device"),
         ([*net, "--table", tmp_path / "a.csv", "--method", "magic"], 2, "'magic'"),
         ([*net, "--device-files", tmp_path], 2, "holds the input"),
         ([*net, "--fresh"], 2, "give --table too"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from surgery.factor import METHODS, with_options
-from surgery.factor.losses import energy_lost
+from surgery.factor.losses import energy_lost, energy_missed
 from surgery.factor.statistics import Samples, Statistics, centred, moments_of
 from surgery.ops import Conv2d, Linear, Op
 
@@ -66,6 +66,15 @@ def test_the_best_cut_of_the_responses_is_foretold_exactly(groups: int) -> None:
     data = statistics(dense())
     told = energy_lost(METHODS["svd"], dense(), data, RIDGE, [(2,), (9,)])
     assert told == pytest.approx([lost(dense(), "svd", rank, data) for rank in ((2,), (9,))], rel=1e-3)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_cut_that_was_made_loses_what_was_foretold(groups: int) -> None:
+    data = statistics(conv(groups))
+    method, ranks = METHODS["svd-channel"], [(1,), (4,), (6,)]
+    chains = [method.factor(conv(groups), rank, metric=data.moments.metric(RIDGE)).chain for rank in ranks]
+    missed = [energy_missed(chain, conv(groups), data) for chain in chains]
+    assert missed == pytest.approx(energy_lost(method, conv(groups), data, RIDGE, ranks), rel=1e-3, abs=1e-9)
 
 
 @pytest.mark.parametrize(

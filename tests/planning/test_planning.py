@@ -15,7 +15,7 @@ from surgery.choose.latency import LatencyTable, Shape
 from surgery.errors import PlanError
 from surgery.formats import Source
 from surgery.measure.evaluation import evaluate
-from surgery.planning import Means, make_plan, sweep, timed
+from surgery.planning import Means, accurate, make_plan, sweep, timed
 from surgery.plans import Plan
 from tests.cli.test_cut import run
 
@@ -109,11 +109,31 @@ def test_an_imported_table_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) ->
 
     model, request = SOURCE.load(), Request(amount=Amount(speedup=2))
     case = Case(SOURCE, model, survey(model), request, Means(), lambda text, share: None)
-    plan = make_plan(SOURCE, model, request, Means(table=timed.table_of(case)))
+    means = Means(table=timed.table_of(case))
+    plan = make_plan(SOURCE, model, request, means)
     assert plan.predicted is not None
     before, after = plan.predicted["ms"]
     assert after <= before / 2
     assert "timed" not in plan.predicted
+    pinned = replace(plan.cuts[0], pinned=True, price=())
+    again = make_plan(SOURCE, model, replace(request, pinned=(pinned,)), means)
+    assert (again.predicted or {})["ms"] == pytest.approx([before, after])
+
+
+def test_only_plans_that_bound_the_time_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search for what the accuracy allows tries plans with fewer MACs; of these no time is asked."""
+    timings: list[Plan] = []
+
+    def ratio(case: Any, plan: Plan) -> float:
+        timings.append(plan)
+        return 1 / 8
+
+    monkeypatch.setattr(timed, "measure_table", recorded(by_macs))
+    monkeypatch.setattr(timed, "network_ms", lambda *_: 4.7)
+    monkeypatch.setattr(timed, "_ratio", ratio)
+    with pytest.raises(PlanError, match="cannot be met with the other budgets"):
+        make_plan(SOURCE, SOURCE.load(), Request(amount=Amount(max_drop=1e-6, speedup=8)), MEANS)
+    assert len(timings) == 1
 
 
 def test_the_accuracy_asked_for_is_kept_and_little_is_given_away() -> None:
@@ -133,6 +153,15 @@ def test_a_drop_that_other_budgets_force_says_what_can_be_met() -> None:
         make_plan(SOURCE, SOURCE.load(), replace(request, amount=Amount(max_drop=0.01)), Means())
 
 
+def test_what_is_wrong_with_the_measuring_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def judged(*_: Any) -> None:
+        raise PlanError("--max-drop needs a network with one output, a score for each class")
+
+    monkeypatch.setattr(accurate, "judged", judged)
+    with pytest.raises(PlanError, match="one output"):
+        make_plan(SOURCE, SOURCE.load(), Request(amount=Amount(max_drop=0.01)), MEANS)
+
+
 def test_along_a_sweep_less_remains_and_more_is_lost() -> None:
     plans = sweep(SOURCE, SOURCE.load(), Request(), [0.8, 0.5, 0.3, 0.1], MEANS)
     predicted = [plan.predicted or {} for plan in plans]
@@ -149,7 +178,7 @@ def test_a_sweep_leaves_plans_table_json_and_plots(tmp_path: Path) -> None:
     result = run("plan", *SOURCE.files, "-o", out, "--sweep", "0.8,0.5,0.3", *data)
     assert result.exit_code == 0, result.stderr
     names = {path.name for path in out.iterdir()}
-    assert names == {"plan-0.8.json", "plan-0.5.json", "plan-0.3.json"} | {
+    assert names == {"plan-0.8.json", "plan-0.5.json", "plan-0.3.json", "report.json"} | {
         f"sweep.{x}" for x in ("json", "md", "svg", "png")
     }
     points = json.loads((out / "sweep.json").read_text())["points"]
@@ -157,6 +186,25 @@ def test_a_sweep_leaves_plans_table_json_and_plots(tmp_path: Path) -> None:
     apply = ["apply", *SOURCE.files, out / "plan-0.5.json", "-o", tmp_path / "cut"]
     assert "the plan is fitted to calibration data" in run(*apply).stderr
     assert run(*apply, "--calibrate", MEANS.data).exit_code == 0
+    again = run("plan", *SOURCE.files, "-o", out, "--sweep", "0.7", *data)
+    assert again.exit_code == 0, again.stderr
+    assert {path.name for path in out.glob("plan-*")} == {"plan-0.7.json"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["--sweep", "0.8", "--markdown", "x.md"], "--sweep does not go with --markdown"),
+        (["--sweep", "0.8", "--max-drop", "1%"], "--sweep does not go with --max-drop"),
+        (["--macs", "0.5", "--labels", "x.txt"], "--labels are of samples, and none are given"),
+        (["--macs", "0.5", "--table", "x.csv"], "--table has times, and none is asked for"),
+    ],
+)
+def test_what_would_not_be_heeded_is_refused(tmp_path: Path, asked: list[str], message: str) -> None:
+    result = run("plan", *SOURCE.files, "-o", tmp_path / "out", *asked)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert message in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_planning_again_keeps_pins_and_what_is_forbidden(tmp_path: Path) -> None:
