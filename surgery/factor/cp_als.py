@@ -62,8 +62,7 @@ def fitted_terms(slices: FloatArray, axes: Axes, rank: int, squared_norm: float,
     if _sweeps(slices.size, rank) == MOST_SWEEPS or width >= max(slices.shape[1:]):
         return _best_fit(slices, axes, rank, squared_norm, seed)
     u_out, u_in = (leading_eigenvectors(moments, min(width, len(moments)))[1] for moments in _moments(slices))
-    core = np.stack([u_out.T @ matrix.astype(np.float64) @ u_in for matrix in slices])
-    thin = _best_fit(core, axes, rank, squared_norm, seed)
+    thin = _best_fit(_core(slices, u_out, u_in), axes, rank, squared_norm, seed)
     terms = Components(u_out @ thin.outputs, u_in @ thin.inputs, thin.taps)
     return _refined(slices, terms, squared_norm, POLISH_GAIN)[0]
 
@@ -82,6 +81,12 @@ def _best_fit(slices: FloatArray, axes: Axes, rank: int, squared_norm: float, se
     start = power_terms(slices, axes, rank, np.random.default_rng(seed))
     other, other_error = _refined(slices, start, squared_norm, SWEEP_GAIN)
     return other if other_error < error else best
+
+
+def _core(slices: FloatArray, u_out: Float64Array, u_in: Float64Array) -> Float64Array:
+    """Return the kernel (K, R, R) in these directions of outputs (O, R) and inputs (I, R)."""
+    result: Float64Array = np.matmul(u_out.T, over_inputs(slices, u_in))
+    return result
 
 
 def _moments(slices: FloatArray) -> tuple[Float64Array, Float64Array]:

@@ -20,15 +20,17 @@ def orthogonal_terms(slices: FloatArray, axes: Axes, rank: int) -> Components:
     import scipy.linalg  # Loading SciPy takes longer than inspecting a network.
 
     rotations = _rotations(slices, axes)
-    svds = [scipy.linalg.svd(m, full_matrices=False, check_finite=False) for m in _rotated(slices, rotations)]
-    values = np.concatenate([s for _, s, _ in svds])
-    largest = np.argsort(-values, kind="stable")[:rank]
-    matrix = np.unravel_index(largest // len(svds[0][1]), axes)
-    return Components(
-        np.hstack([u for u, _, _ in svds])[:, largest] * values[largest],
-        np.vstack([vh for _, _, vh in svds])[largest].T,
-        tuple(rotation[:, index] for rotation, index in zip(rotations, matrix, strict=True)),
-    )
+    _, outs, ins = slices.shape
+    # The largest so far, so that what all matrices have is never held at once.
+    outputs, inputs, values, places = np.empty((outs, 0)), np.empty((0, ins)), np.empty(0), np.empty(0, int)
+    for place, matrix in enumerate(_rotated(slices, rotations)):
+        u, s, vh = scipy.linalg.svd(matrix, full_matrices=False, check_finite=False)
+        values, places = np.concatenate([values, s]), np.concatenate([places, np.full(len(s), place)])
+        largest = np.argsort(-values, kind="stable")[:rank]
+        outputs, inputs = np.hstack([outputs, u])[:, largest], np.vstack([inputs, vh])[largest]
+        values, places = values[largest], places[largest]
+    taps = zip(rotations, np.unravel_index(places, axes), strict=True)
+    return Components(outputs * values, inputs.T, tuple(rotation[:, index] for rotation, index in taps))
 
 
 def orthogonal_norms(slices: FloatArray, axes: Axes) -> Float64Array:

@@ -70,7 +70,10 @@ def over_outputs(slices: FloatArray, outputs: Float64Array, tap: Float64Array) -
 
 def over_inputs(slices: FloatArray, inputs: Float64Array) -> Float64Array:
     """Return (K, O, R): the kernel multiplied by `inputs` (I, R), which is all that the other factors need of it."""
-    return np.stack([matrix.astype(np.float64, copy=False) @ inputs for matrix in slices])
+    result = np.empty((*slices.shape[:2], inputs.shape[1]))
+    for matrix, products in zip(slices, result, strict=True):
+        np.matmul(matrix.astype(np.float64, copy=False), inputs, out=products)
+    return result
 
 
 def over_other_axes(products: Float64Array, taps: Sequence[Float64Array], axis: int) -> Float64Array:
