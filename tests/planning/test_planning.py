@@ -126,13 +126,14 @@ def test_only_plans_that_bound_the_time_are_timed(monkeypatch: pytest.MonkeyPatc
 
     def ratio(case: Any, plan: Plan) -> float:
         timings.append(plan)
-        return 1 / 8
+        return 1 / 2
 
     monkeypatch.setattr(timed, "measure_table", recorded(by_macs))
     monkeypatch.setattr(timed, "network_ms", lambda *_: 4.7)
     monkeypatch.setattr(timed, "_ratio", ratio)
+    monkeypatch.setattr(accurate, "drop_of", lambda probe: 1.0)
     with pytest.raises(PlanError, match="cannot be met with the other budgets"):
-        make_plan(SOURCE, SOURCE.load(), Request(amount=Amount(max_drop=1e-6, speedup=8)), MEANS)
+        make_plan(SOURCE, SOURCE.load(), Request(amount=Amount(max_drop=0.5, speedup=2)), MEANS)
     assert len(timings) == 1
 
 
