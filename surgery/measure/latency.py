@@ -24,7 +24,7 @@ from surgery.formats import ONNX_SUFFIX, Source
 from surgery.measure import cache
 from surgery.measure.tiny_nets import INPUT, input_shape, write_onnx, write_prototxt
 from surgery.runtime import ENGINES, Job
-from surgery.timing import Entrant, measure, turn
+from surgery.timing import Entrant, Spread, measure, turn
 
 ROUNDS, WARMUP = 10, 2
 SHORTER = 10  # times, than a turn of models that are compared: see `_fastest`
@@ -76,14 +76,14 @@ def measure_table(
     return LatencyTable(runtime, threads, machine(), {shape: rows[shape] for shape in wanted})
 
 
-def network_ms(source: Source, runtime: str, threads: int) -> float:
-    """Return the median milliseconds of a forward pass of a whole model.
+def network_ms(source: Source, runtime: str, threads: int) -> Spread:
+    """Return the milliseconds of a forward pass of a whole model.
 
     Raises ModelError where its inputs have no shapes, EngineMissingError, EngineError.
     """
     entrant = Entrant(source.files[0].name, source.load(), source.files, runtime)
     (timing,) = measure([entrant], threads=threads, rounds=ROUNDS, warmup=WARMUP)
-    return timing.milliseconds.median
+    return timing.milliseconds
 
 
 def machine() -> str:

@@ -141,7 +141,7 @@ def test_a_layer_of_far_more_work_takes_longer(runtime: str, monkeypatch: pytest
 
 def test_a_network_takes_time(tmp_path: Path) -> None:
     require_onnxruntime()
-    assert 0 < network_ms(Source((conv_relu(tmp_path / "a.onnx"),)), "onnxruntime", 1) < 1000
+    assert 0 < network_ms(Source((conv_relu(tmp_path / "a.onnx"),)), "onnxruntime", 1).median < 1000
 
 
 def test_a_runtime_that_is_missing_is_named_before_anything_is_timed(

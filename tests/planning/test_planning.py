@@ -17,6 +17,7 @@ from surgery.formats import Source
 from surgery.measure.evaluation import evaluate
 from surgery.planning import Means, accurate, make_plan, sweep, timed
 from surgery.plans import Plan
+from surgery.timing import Spread
 from tests.cli.test_cut import run
 
 DIGITS = Path(__file__).parents[2] / "models" / "digits"
@@ -57,6 +58,10 @@ def recorded(milliseconds: Callable[[Shape], float]) -> Callable[..., LatencyTab
     return table
 
 
+def always(milliseconds: float) -> Callable[..., Spread]:
+    return lambda *_: Spread(*[milliseconds] * 4)
+
+
 def by_macs(shape: Shape) -> float:
     return shape.macs / 1e6
 
@@ -76,7 +81,7 @@ def test_the_plan_is_corrected_until_the_network_takes_what_was_asked(
         return asked[-1]
 
     monkeypatch.setattr(timed, "measure_table", recorded(by_macs))
-    monkeypatch.setattr(timed, "network_ms", lambda *_: whole)
+    monkeypatch.setattr(timed, "network_ms", always(whole))
     monkeypatch.setattr(timed, "_ratio", ratio)
     plan = make_plan(SOURCE, model, Request(amount=Amount(speedup=1.5), multiple=1))
     assert plan.predicted is not None
@@ -86,6 +91,18 @@ def test_the_plan_is_corrected_until_the_network_takes_what_was_asked(
     assert overhead == 0 or len(asked) > 1
 
 
+def test_a_machine_that_is_busy_now_and_then_makes_no_other_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network's usual turn took twice its fastest; so would its layers', of which the fastest are known."""
+    monkeypatch.setattr(timed, "measure_table", recorded(by_macs))
+    monkeypatch.setattr(timed, "_ratio", lambda case, plan: plan.predicted["ms"][1] / plan.predicted["ms"][0])
+    request, plans = Request(amount=Amount(speedup=2)), []
+    for times in (Spread(4.7, 4.7, 4.7, 4.7), Spread(4.7, 6.0, 9.4, 12.0)):
+        monkeypatch.setattr(timed, "network_ms", lambda *_, times=times: times)
+        plans.append(make_plan(SOURCE, SOURCE.load(), request))
+    assert [[cut.rank for cut in plan.cuts] for plan in plans] == [[cut.rank for cut in plans[0].cuts]] * 2
+    assert (plans[1].predicted or {})["ms"] == pytest.approx([2 * ms for ms in (plans[0].predicted or {})["ms"]])
+
+
 def test_layers_whose_cuts_take_longer_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
     def slow_when_thin(shape: Shape) -> float:
         return (
@@ -93,7 +110,7 @@ def test_layers_whose_cuts_take_longer_are_left(monkeypatch: pytest.MonkeyPatch)
         )
 
     monkeypatch.setattr(timed, "measure_table", recorded(slow_when_thin))
-    monkeypatch.setattr(timed, "network_ms", lambda *_: 10.0)
+    monkeypatch.setattr(timed, "network_ms", always(10.0))
     monkeypatch.setattr(timed, "_ratio", lambda case, plan: plan.predicted["ms"][1] / 10.0)
     plan = make_plan(SOURCE, SOURCE.load(), Request(amount=Amount(latency=9.8)))
     assert "conv1" not in {cut.key for cut in plan.cuts}
@@ -129,7 +146,7 @@ def test_only_plans_that_bound_the_time_are_timed(monkeypatch: pytest.MonkeyPatc
         return 1 / 2
 
     monkeypatch.setattr(timed, "measure_table", recorded(by_macs))
-    monkeypatch.setattr(timed, "network_ms", lambda *_: 4.7)
+    monkeypatch.setattr(timed, "network_ms", always(4.7))
     monkeypatch.setattr(timed, "_ratio", ratio)
     monkeypatch.setattr(accurate, "drop_of", lambda probe: 1.0)
     with pytest.raises(PlanError, match="cannot be met with the other budgets"):
