@@ -20,7 +20,7 @@ from surgery.model import Model
 from surgery.ops import Chain
 from surgery.output import REPORT, check_destination, staged
 from surgery.plans import Cut, Plan, to_json
-from surgery.report import empty, facts
+from surgery.report import as_json, empty, facts, render_html, render_markdown
 from surgery.rewriting import Rewritten, rewrite
 from surgery.survey import Survey, survey
 from surgery.ternary import ternary_layers, write
@@ -127,11 +127,11 @@ def carry_out(
         with _timed(timings, "verify"):
             cut = replace(source, files=paths).load()
             verdict = _verify(cut, result, paths, engines, plan.seed) if engines is not None else None
-        names = _names([*paths, *beside], staging)
         told = [*notes, *([] if calibration is None else [_told(calibration)])]
         measured = judge(cut) if judge is not None else None
-        sources = [file.name for file in source.files]
-        report = facts(survey(model), cut, result, plan, verdict, names, sources, told, measured)
+        known = empty(plan, _names([*paths, *beside], staging), source, engines)
+        with _timed(timings, "report"):
+            report = facts(known, survey(model), cut, result, plan, verdict, told, measured)
         _write_records(staging, plan, report, timings)
     progress("done", 1.0)
     written = tuple(folder / path.relative_to(staging) for path in (*paths, *beside))
@@ -178,7 +178,7 @@ def copy_through(source: Source, folder: Path) -> Outcome:
     plan = Plan(digest(source.files), ())
     with staged(folder) as staging:
         paths = copy(source.files, staging)
-        report = empty(plan, _names(paths, staging), [file.name for file in source.files])
+        report = empty(plan, _names(paths, staging), source)
         _write_records(staging, plan, report, {})
     return Outcome(folder, tuple(folder / path.relative_to(staging) for path in paths), report, None, {})
 
@@ -220,13 +220,15 @@ def _write_ternary(model: Path, result: Rewritten) -> Sequence[Path]:
 def _names(paths: Sequence[Path], folder: Path) -> list[str]:
     """Return what lies in `folder` itself when all is written; data of an ONNX model may lie in folders there."""
     made = dict.fromkeys(path.relative_to(folder).parts[0] for path in paths)
-    return [*made, "plan.json", REPORT, "timings.json"]
+    return [*made, "plan.json", REPORT, "report.html", "report.md", "timings.json"]
 
 
 def _write_records(folder: Path, plan: Plan, report: Mapping[str, object], timings: Mapping[str, Any]) -> None:
     texts = {
         "plan.json": to_json(plan),
-        REPORT: json.dumps(report, indent=2, ensure_ascii=False) + "\n",
+        REPORT: as_json(report),
+        "report.html": render_html(report),
+        "report.md": render_markdown(report),
         "timings.json": json.dumps(timings, indent=2) + "\n",
     }
     for name, text in texts.items():

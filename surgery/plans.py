@@ -145,6 +145,8 @@ def from_json(text: str, path: Path | str) -> Plan:
     for name, value in objects.items():
         if not (value is None or isinstance(value, dict)):
             raise PlanError(f'{path}: "{name}" is {value!r}; expected an object, as `surgery plan` wrote it')
+    _check_asked(objects["asked"] or {}, path)
+    _check_predicted(objects["predicted"] or {}, path)
     refit = _flag(data, "refit", str(path))
     return Plan(_string(data, "source", path), cuts, left, threads, seed, refit=refit, **objects)
 
@@ -193,8 +195,44 @@ def _price(price: Any, place: str) -> Price:
     return tuple((name, before, after) for name, (before, after) in price.items())
 
 
+def _check_asked(asked: Mapping[str, Any], path: Path | str) -> None:
+    """Raise PlanError for what reports cannot tell of what was asked for."""
+    for name, value in asked.items():
+        kind = {"policy": "text", "rank": "numbers"}.get(name, "a number")
+        fits = {"text": isinstance(value, str), "numbers": _are_numbers(value)}.get(kind, _is_number(value))
+        if not fits:
+            raise PlanError(f'{path}: asked "{name}" is {value!r}; expected {kind}')
+
+
+def _check_predicted(predicted: Mapping[str, Any], path: Path | str) -> None:
+    """Raise PlanError for what reports cannot tell of what was predicted: most are before and after of a measure."""
+    for name, value in predicted.items():
+        if name == "sweep":
+            fits = isinstance(value, list) and all(_is_point(point) for point in value)
+        elif name == "of":
+            fits = isinstance(value, str)
+        else:
+            fits = _is_number(value) if name in ("error", "drop") else _are_numbers(value) and len(value) == 2
+        if not fits:
+            raise PlanError(f'{path}: predicted "{name}" is {str(value)[:60]}; expected what `surgery plan` wrote')
+
+
+def _is_point(point: Any) -> bool:
+    """Return whether a value is a point of a sweep, as `surgery.planning.curve` makes it."""
+    return (
+        isinstance(point, dict)
+        and all(_is_number(point.get(name)) for name in ("asked", "macs", "params", "cuts"))
+        and (point.get("error") is None or _is_number(point["error"]))
+    )
+
+
+def _are_numbers(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_number, value))
+
+
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    # NaN and infinities are JSON to Python; no number that plans hold is one, or comes near.
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 <= value <= 1e300
 
 
 def _left(entry: Any, index: int, path: Path | str) -> Left:

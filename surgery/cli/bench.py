@@ -92,6 +92,8 @@ def _labels(files: list[Path]) -> list[str]:
 
 
 def _json(timings: list[Timing], asked: dict[str, int]) -> str:
+    from surgery.measure.latency import machine
+
     rows = [
         {
             "model": t.label,
@@ -104,7 +106,7 @@ def _json(timings: list[Timing], asked: dict[str, int]) -> str:
         }
         for t in timings
     ]
-    return tables.as_json({"format": 1, **asked, "models": rows})
+    return tables.as_json({"format": 1, "machine": machine(), **asked, "models": rows})
 
 
 def _text(timings: list[Timing], asked: dict[str, int]) -> str:

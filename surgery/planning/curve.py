@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ def write(folder: Path, shares: Sequence[float], plans: Sequence[Plan]) -> list[
     of = next((row["of"] for row in rows if row["of"]), "log energy")
     with staged(folder) as staging:
         for share, plan in zip(shares, plans, strict=True):
-            (staging / f"plan-{share:g}.json").write_text(to_json(plan), encoding="utf-8", errors="backslashreplace")
+            text = to_json(replace(plan, predicted={**(plan.predicted or {}), "sweep": rows}))
+            (staging / f"plan-{share:g}.json").write_text(text, encoding="utf-8", errors="backslashreplace")
         (staging / "sweep.json").write_text(json.dumps({"format": FORMAT, "of": of, "points": rows}, indent=1) + "\n")
         (staging / "sweep.md").write_text(_markdown(rows))
         points = [Point("knapsack", row["macs"], row["error"]) for row in rows if row["error"] is not None]

@@ -129,7 +129,8 @@ def test_json_tells_all(zoo: Path, tmp_path: Path) -> None:
     assert (row["model"], row["status"], row["reason"]) == (str(MODEL), "done", None)
     assert row["macs"][1] <= 0.6 * row["macs"][0]
     assert row["seconds"] > 0
-    assert {"plan.json", "report.json", "deploy.prototxt", "deploy.caffemodel"} == set(row["results"])
+    reports = {"report.json", "report.html", "report.md"}
+    assert {"plan.json", "deploy.prototxt", "deploy.caffemodel"} | reports == set(row["results"])
 
 
 @pytest.mark.parametrize(

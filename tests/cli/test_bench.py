@@ -32,7 +32,8 @@ def test_json_says_what_was_measured(tmp_path: Path) -> None:
     require_onnxruntime()
     first, second = conv_relu(tmp_path / "a.onnx"), conv_relu(tmp_path / "b.onnx")
     found = bench(first, second, "--repeat", 4, "--warmup", 2, "--threads", 2, "--seed", 3)
-    rows = found.pop("models")
+    rows, machine = found.pop("models"), found.pop("machine")
+    assert machine.endswith(" cores")
     assert found == {"format": 1, "threads": 2, "rounds": 4, "warmup": 2, "seed": 3}
     assert [row["model"] for row in rows] == ["a.onnx", "b.onnx"]
     for row in rows:

@@ -42,7 +42,9 @@ def test_a_prototxt_alone_is_copied_too(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "copy").iterdir()) == [
         "deploy.prototxt",
         "plan.json",
+        "report.html",
         "report.json",
+        "report.md",
         "timings.json",
     ]
     assert (tmp_path / "copy" / "deploy.prototxt").read_bytes() == Path(FILES[0]).read_bytes()
