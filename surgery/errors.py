@@ -81,6 +81,18 @@ class ConversionError(SurgeryError):
 
 
 @dataclass(eq=False)
+class TargetError(ConversionError):
+    """A runtime cannot run a network, even made ready for it; the reasons are all there are."""
+
+    target: str
+
+    def __str__(self) -> str:
+        count = "1 reason" if len(self.reasons) == 1 else f"{len(self.reasons)} reasons"
+        told = "; ".join(text[:REASON_LENGTH] for text in self.reasons)
+        return f"{self.path}: {self.target} cannot run it, for {count}: {told}"
+
+
+@dataclass(eq=False)
 class EngineError(SurgeryError):
     """A runtime refused the files or failed while running them."""
 

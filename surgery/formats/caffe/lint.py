@@ -16,7 +16,7 @@ from surgery.formats.caffe.upgrade import upgrade
 from surgery.formats.caffe.weights import Weights
 from surgery.formats.caffe.weights import read as read_weights
 
-__all__ = ["Finding", "Severity", "lint"]
+__all__ = ["Finding", "Severity", "built", "lint", "weight_findings"]
 
 
 def lint(
@@ -51,7 +51,7 @@ def lint(
     if document is not None:
         found, net = _network(document, stored, state, input_shapes or {}, judged)
     if stored is not None:
-        found += _weights(stored, net, judged)
+        found += weight_findings(stored, net, judged)
     if not any(finding.severity == "error" for finding in found):
         found += _nobody(found, judged, str(prototxt or weights))
     return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
@@ -77,13 +77,17 @@ def _network(
             message = error.message.removeprefix(f"{document.path}: ")
             found.append(Finding("error", "upgrade-refused", str(document.path), message))
         return found, None
-    net = _built(upgraded, stored, state, input_shapes)
+    net = built(upgraded, stored, state, input_shapes)
     return found + lint_net.net_findings(net, judged), net
 
 
-def _built(
+def built(
     document: Document, stored: Weights | None, state: NetState, input_shapes: Mapping[str, Shape]
 ) -> lint_net.Net:
+    """Return the network as Caffe builds it in `state`, from a text in V2's spelling whose values have the right types.
+
+    Raises ModelError where its `input` fields do not fit their shapes.
+    """
     running, idle = list[Layer](), list[Layer]()
     for layer in network.layers(document):
         (running if _runs(layer, state) else idle).append(layer)
@@ -103,7 +107,8 @@ def _runs(layer: Layer, state: NetState) -> bool:
         return True  # Both kinds of rules: told already, and Caffe gets no further.
 
 
-def _weights(stored: Weights, net: lint_net.Net | None, judged: Sequence[Target]) -> list[Finding]:
+def weight_findings(stored: Weights, net: lint_net.Net | None, judged: Sequence[Target]) -> list[Finding]:
+    """Return what is to be said of weights, beside the network that they are for where there is one."""
     if net is None:
         return lint_weights.file_findings(stored, judged, {})
     types = {layer.name: layer.type for layer in reversed(net.layers)}
