@@ -117,7 +117,7 @@ def _lost(facts: Facts) -> list[Block]:
 def _verified(facts: Facts) -> str:
     verified = facts["verified"]
     if verified is None:
-        return "The files were not run here."
+        return "The files were not compared with the original here."
     why = f" ({verified['reason']})" if verified["reason"] else ""
     over = "1 blob" if verified["blobs"] == 1 else f"{verified['blobs']} blobs"
     return (
