@@ -24,12 +24,14 @@ VERBS = {
     "calibrate": "calibrate",
     "convert": "convert",
     "verify": "verify",
+    "diff": "diff",
     "bench": "bench",
     "upgrade": "rework",
     "deploy": "rework",
     "extract": "edits",
     "fold": "edits",
     "fc-to-conv": "edits",
+    "package": "package",
 }
 
 

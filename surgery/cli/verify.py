@@ -71,8 +71,8 @@ def verify(
     pairs = split_models(files)
     if len(pairs) != 2:
         raise ModelError(f"expected two models, a.prototxt [a.caffemodel] or a.onnx, and found {len(pairs)}")
-    models = _agreeing(read_models(pairs, network))
-    given = _read_inputs(inputs, dict(models[0].format.runnable(models[0]).inputs)) if inputs else None
+    models = agreeing(read_models(pairs, network))
+    given = read_inputs(inputs, dict(models[0].format.runnable(models[0]).inputs)) if inputs else None
     with bar() as progress:
         progress("running both models", 0.0)
         verdict = run(models, (pairs[0], pairs[1]), engine_pairs(models, asked), given, seed=seed, layers=layers)
@@ -89,7 +89,7 @@ def _asked(runtime: str) -> tuple[str | None, str | None]:
     return names[0], names[-1]
 
 
-def _agreeing(read: list[tuple[Source, Model]]) -> tuple[Model, Model]:
+def agreeing(read: list[tuple[Source, Model]]) -> tuple[Model, Model]:
     """Return the two models; one that does not state its inputs' shapes takes those of the other."""
     (_, first), (_, second) = read
     runs = [model.format.runnable(model) for model in (first, second)]
@@ -102,7 +102,7 @@ def _agreeing(read: list[tuple[Source, Model]]) -> tuple[Model, Model]:
     return models[0], models[1]
 
 
-def _read_inputs(path: Path, shapes: dict[str, tuple[int, ...]]) -> list[Inputs]:
+def read_inputs(path: Path, shapes: dict[str, tuple[int, ...]]) -> list[Inputs]:
     """Return the input sets of a file; raises ModelError where names or shapes are not the network's."""
     arrays = _read_arrays(path, next(iter(shapes), "data"))
     if set(arrays) != set(shapes):

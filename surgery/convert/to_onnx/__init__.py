@@ -179,7 +179,7 @@ class _Conversion:
     def _enter(self, layer: Layer, index: int, top: str, value: str) -> None:
         inferred = self.net.inferred[id(layer)]
         shape = inferred.tops[index]
-        if index < len(layer.bottoms) and layer.bottoms[index] == top:
+        if index < len(layer.bottoms) and layer.bottoms[index] == top and top in self.values:
             self.values.overwrite(top, value, shape, layer.name)
         elif inferred.shares_memory and layer.bottoms and layer.bottoms[0] in self.values:
             self.values.share(top, layer.bottoms[0], value, shape, layer.name)

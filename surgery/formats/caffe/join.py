@@ -35,7 +35,7 @@ def check(
             wanted = meaning.stated_shapes(layer, entry.shapes)
         if wanted is not None:
             _check_entry(stored, index, layer, wanted, prototxt)
-        _check_counts(stored, index)
+        check_counts(stored, index)
 
 
 def _check_entry(
@@ -56,7 +56,8 @@ def _check_entry(
             )
 
 
-def _check_counts(stored: Weights, index: int) -> None:
+def check_counts(stored: Weights, index: int) -> None:
+    """Raise ModelError for a blob of an entry that holds another count of numbers than its shape says."""
     for i, (blob, count) in enumerate(stored.counts(index)):
         if math.prod(blob) != count or any(n < 0 for n in blob):
             raise ModelError(

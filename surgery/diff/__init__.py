@@ -1,0 +1,1 @@
+"""What changed between two networks: which layers, in what, by how much."""
