@@ -211,6 +211,8 @@ COMMANDS: dict[str, Callable[[str, str, str, Sequence[str], str], list[str]]] = 
     "plan": lambda p, w, plan, good, out: [p, w, "-o", out, "--params", "0.5"],
     "apply": lambda p, w, plan, good, out: [p, w, plan, "-o", out, "--verify", "none"],
     "verify": lambda p, w, plan, good, out: [p, w, *good, "--runtime", "opencv"],
+    "diff": lambda p, w, plan, good, out: [p, w, *good],
+    "package": lambda p, w, plan, good, out: [p, w, "-o", out, "--target", "caffe-1.0"],
     "bench": lambda p, w, plan, good, out: [p, w, "--runtime", "opencv", "--repeat", "1"],
     "upgrade": lambda p, w, plan, good, out: [p, w, "-o", out],
     "deploy": lambda p, w, plan, good, out: [p, w, "-o", out],
@@ -269,7 +271,8 @@ def assert_refused(verb: str, pairs: Sequence[tuple[str, str]], folder: Path, co
     good = [str(folder / "good.prototxt"), str(folder / "good.caffemodel")]
     commands, results = [], []
     for i, (prototxt, caffemodel) in enumerate(pairs):
-        results.append(out / f"{i}.onnx")  # The only ending that convert takes; the other verbs take any.
+        # The only endings that these two take; the other verbs take any.
+        results.append(out / f"{i}.{'zip' if verb == 'package' else 'onnx'}")
         arguments = COMMANDS[verb](prototxt, caffemodel, str(folder / "plan.json"), good, str(results[-1]))
         commands.append([verb, *(argument for argument in arguments if argument)])
     wrong = []
@@ -333,6 +336,7 @@ def test_odd_files_end_in_an_answer(verb: str, files: Path, tmp_path: Path) -> N
         "verify",
         "bench",
         "advise",
+        "package",
     ):  # What can be read goes on into a runtime, which takes a process of its own.
         pairs = pairs[::4]
     assert_refused(verb, pairs, files, {0, 1, 2}, tmp_path)
