@@ -92,7 +92,9 @@ def write(path: Path, members: Mapping[str, Content]) -> None:
     found = {name: measured(chunks_of(members[name])) for name in sorted(members)}
     total = sum(facts.size for facts in found.values())
     if total + len(found) * 1000 > MAX_BYTES or len(found) > MAX_MEMBERS:  # Headers take less than 1000 bytes each.
-        raise PlanError(f"{path.name}: {len(found)} files of {total} bytes; a parcel holds {MAX_MEMBERS} and 4 GB at most")
+        raise PlanError(
+            f"{path.name}: {len(found)} files of {total} bytes; a parcel holds {MAX_MEMBERS} and 4 GB at most"
+        )
     with path.open("wb") as file:
         entries = [_append(file, Entry(name, f.size, f.crc, file.tell()), members[name]) for name, f in found.items()]
         file.write(directory(entries))
