@@ -126,6 +126,18 @@ class Reweigh:
     op: Op
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Overwrite:
+    """Only the numbers of these blobs of the node `key` change, by the blob's number; shapes stay.
+
+    Blobs of an ONNX node are its inputs that are constants of real numbers, in the order of its inputs. What shares a
+    Caffe layer's blobs keeps its own.
+    """
+
+    key: str
+    blobs: Mapping[int, FloatArray]
+
+
 @dataclass(frozen=True, slots=True)
 class Extract:
     """Only what leads to the blobs `outputs` stays; where `inputs` are given, the network begins at those blobs.
@@ -153,7 +165,7 @@ class Convolve:
     keys: tuple[str, ...]
 
 
-Edit = Splice | Share | Merge | Reweigh | Extract | Fold | Convolve
+Edit = Splice | Share | Merge | Reweigh | Overwrite | Extract | Fold | Convolve
 
 
 class Format(Protocol):

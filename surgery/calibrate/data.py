@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from surgery.calibrate.array_file import opened_npz, read_npy
-from surgery.calibrate.preprocess import CHANNELS, Preprocess
+from surgery.calibrate.preprocess import CHANNELS, Place, Preprocess, centre
 from surgery.errors import DataError
 from surgery.model import Shape
 from surgery.runtime.images import Pixels, check_opencv, decoded
@@ -32,7 +32,8 @@ class Data:
     """`count` images for a network.
 
     `read` returns the inputs of image number i by name, each without its batch axis. `digest` is over all that they
-    are made from: the files' contents in order and the preprocessing; where the files lie does not count.
+    are made from: the files' contents in order and the preprocessing; where the files lie does not count. `cropped` is
+    `read` with the crop at another place; None where nothing is cropped.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class Data:
     digest: str
     preprocess: Preprocess | None
     read: Callable[[int], Blobs]
+    cropped: Callable[[int, Place], Blobs] | None = None
 
     def batches(self, size: int) -> Iterator[Blobs]:
         """Yield the inputs of `size` images at a time, the last ones in a smaller batch."""
@@ -141,12 +143,13 @@ def _pictures(path: Path, files: Sequence[Path], inputs: Mapping[str, Shape], pr
     name, shape = _only_input(path, inputs)
     check_opencv()
 
-    def read(i: int) -> Blobs:
+    def read(i: int, place: Place = centre) -> Blobs:
         picture = decoded(files[i], channels=CHANNELS[how.channels])
         ordered = picture[:, :, ::-1] if how.channels == "rgb" else picture
-        return {name: _fitting(how.apply(ordered, str(files[i])), shape, str(files[i]))}
+        return {name: _fitting(how.apply(ordered, str(files[i]), place), shape, str(files[i]))}
 
-    return Data(path, len(files), _digest(how, (file.read_bytes() for file in files)), how, read)
+    digest = _digest(how, (file.read_bytes() for file in files))
+    return Data(path, len(files), digest, how, read, read if how.crop else None)
 
 
 def _are_ready(arrays: Mapping[str, Array], inputs: Mapping[str, Shape]) -> bool:
@@ -190,13 +193,13 @@ def _array_of_pictures(
     if channels != CHANNELS[how.channels]:
         raise DataError(path, f"its pictures have {channels} channels; channels is {how.channels}")
 
-    def read(i: int) -> Blobs:
+    def read(i: int, place: Place = centre) -> Blobs:
         picture: Pixels = np.asarray(pictures[i]).reshape(*pictures.shape[1:3], channels)
         ordered = picture[:, :, ::-1] if how.channels == "bgr" else picture
         label = f"{path}: image {i}"
-        return {name: _fitting(how.apply(ordered, label), shape, label)}
+        return {name: _fitting(how.apply(ordered, label, place), shape, label)}
 
-    return Data(path, len(pictures), _digest(how, _contents(arrays)), how, read)
+    return Data(path, len(pictures), _digest(how, _contents(arrays)), how, read, read if how.crop else None)
 
 
 def _arrays(path: Path, inputs: Mapping[str, Shape]) -> Mapping[str, Array]:

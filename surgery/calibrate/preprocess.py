@@ -20,6 +20,12 @@ LARGEST = 1e15  # of a number: products of two are within float32.
 CHANNELS = {"bgr": 3, "rgb": 3, "grey": 1}
 
 Float32Array = npt.NDArray[np.float32]
+Place = Callable[[int], int]  # of so many pixels to spare along a side, how many lie before the crop
+
+
+def centre(spare: int) -> int:
+    """Return where Caffe crops in the TEST phase."""
+    return spare // 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +43,7 @@ class Preprocess:
 
     Attributes:
         resize: height and width, or one number: the shorter side's, the proportions kept.
-        crop: height and width of the centre that is kept.
+        crop: height and width of the part that is kept, the centre unless another place is asked for.
         channels: the order in which the network takes them, a key of CHANNELS.
         mean: what is subtracted, one number or one for each channel in that order; nothing where empty.
         mean_image: the same for every pixel: as large as the picture before the crop, as Caffe has it, or after it.
@@ -51,8 +57,10 @@ class Preprocess:
     mean_image: MeanImage | None = None
     scale: float = 1.0
 
-    def apply(self, picture: Pixels, name: str) -> Float32Array:
+    def apply(self, picture: Pixels, name: str, place: Place = centre) -> Float32Array:
         """Return the input (channels, height, width) of a picture (height, width, channels in the network's order).
+
+        `place` is asked for the rows, then for the columns, where the crop begins.
 
         Raises DataError, with the picture's `name`, where it is smaller than the crop or the mean is of another size.
         """
@@ -62,7 +70,7 @@ class Preprocess:
         height, width = self.crop or size
         if height > size[0] or width > size[1]:
             raise DataError(name, f"is {_by(size)} pixels, smaller than the crop {_by((height, width))}")
-        top, left = (size[0] - height) // 2, (size[1] - width) // 2
+        top, left = place(size[0] - height), place(size[1] - width)
         window = (slice(None), slice(top, top + height), slice(left, left + width))
         result: Float32Array = (whole[window].astype(np.float32) - self._mean(name, whole, window)) * np.float32(
             self.scale

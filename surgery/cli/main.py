@@ -21,6 +21,7 @@ VERBS = {
     "batch": "batch",
     "advise": "advise",
     "merge": "edits",
+    "tune": "tune",
     "calibrate": "calibrate",
     "convert": "convert",
     "verify": "verify",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from surgery.page import Markup, element, page
 from surgery.page.chart import chart
-from surgery.report.blocks import Block, Code, Plot, Plots, Table, Text
+from surgery.report.blocks import Block, Code, Plot, Plots, Section, Table, Text
 from surgery.report.drawings import LARGE, SMALL
 from surgery.report.sections import sections, summary, title
 
@@ -27,11 +27,14 @@ _WIDTHS = f".small {{ width: {SMALL[0]}px; }} .large {{ width: {LARGE[0]}px; }}\
 
 def render_html(facts: Mapping[str, Any], timings: Mapping[str, Any] | None = None) -> str:
     """Return the page; equal facts give equal text. Times are in it only where they are given: see `read_timings`."""
-    parts = [
-        element("section", element("h2", part.title), *map(_block, part.blocks)) for part in sections(facts, timings)
-    ]
-    main = element("main", element("h1", title(facts)), element("p", summary(facts)), *parts)
-    return page(title(facts), main, style=_STYLE + _WIDTHS)
+    return page_of(title(facts), summary(facts), sections(facts, timings))
+
+
+def page_of(heading: str, told: str, parts: Iterable[Section]) -> str:
+    """Return a page of sections under a heading and what it comes to in a sentence."""
+    shown = [element("section", element("h2", part.title), *map(_block, part.blocks)) for part in parts]
+    main = element("main", element("h1", heading), element("p", told), *shown)
+    return page(heading, main, style=_STYLE + _WIDTHS)
 
 
 def _block(block: Block) -> Markup:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from surgery.page import visible
-from surgery.report.blocks import Block, Code, Plots, Table, Text
+from surgery.report.blocks import Block, Code, Plots, Section, Table, Text
 from surgery.report.sections import sections, summary, title
 
 # What Markdown, or HTML within it, reads as its own: anywhere, in an address, and at the start of a line.
@@ -17,10 +17,15 @@ _LEADING = re.compile(r"^(\d*)([-+=.)])")
 
 def render_markdown(facts: Mapping[str, Any], timings: Mapping[str, Any] | None = None) -> str:
     """Return the text; equal facts give equal text. Times are in it only where they are given: see `read_timings`."""
-    parts = [f"# {_safe(title(facts))}", _line(summary(facts))]
-    for section in sections(facts, timings):
-        parts += [f"## {_safe(section.title)}", *filter(None, map(_block, section.blocks))]
-    return "\n\n".join(parts) + "\n"
+    return text_of(title(facts), summary(facts), sections(facts, timings))
+
+
+def text_of(heading: str, told: str, parts: Iterable[Section]) -> str:
+    """Return sections under a heading and what it comes to in a sentence."""
+    texts = [f"# {_safe(heading)}", _line(told)]
+    for part in parts:
+        texts += [f"## {_safe(part.title)}", *filter(None, map(_block, part.blocks))]
+    return "\n\n".join(texts) + "\n"
 
 
 def _block(block: Block) -> str:

@@ -40,7 +40,8 @@ class Ran:
 
 def main() -> None:
     for module in pkgutil.walk_packages(surgery.__path__, "surgery."):
-        if not module.name.endswith(("__main__", "worker")):
+        # What trains would load PyTorch, whose pages count for every command.
+        if not module.name.endswith(("__main__", "worker")) and not module.name.startswith("surgery.tune."):
             importlib.import_module(module.name)
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     run = _measured if "--measured" in sys.argv else _ran

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING
 
 from surgery.errors import ModelError, ParseError
 from surgery.formats.caffe.network import V0_TYPES, V1_NUMBERS, V1_TYPES, Shape
+from surgery.formats.patching import Patch, patched
 from surgery.formats.wire import (
     BYTES,
     FIXED32,
@@ -364,6 +365,18 @@ def reweighed(model: Caffemodel, record: LayerRecord, blobs: Sequence[NDArray[np
     parts = walk(model.buffer, outer.value, outer.end, model.path)
     kept = b"".join(bytes(model.buffer[p.start : p.end]) for p in parts if p.number != fields.blobs)
     return NewLayer(record.name, kept, record.generation, tuple(blobs), any(b.legacy for b in record.blobs))
+
+
+def overwritten(model: Caffemodel, numbers: Sequence[tuple[BlobRecord, NDArray[np.floating]]]) -> Caffemodel:
+    """Return the model with other numbers where its file has those of these blobs."""
+    patches = []
+    for blob, array in numbers:
+        flat = array.astype("<f8" if blob.double else "<f4").reshape(-1)
+        start = 0
+        for run in blob.runs:
+            patches.append(Patch(run.offset, run.stride, flat[start : start + run.count]))
+            start += run.count
+    return Caffemodel(model.path, patched(model.buffer, patches), model.layers)
 
 
 def _utf8(text: str) -> bytes:

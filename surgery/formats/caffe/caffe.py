@@ -40,6 +40,7 @@ from surgery.model import (
     Merge,
     Model,
     Node,
+    Overwrite,
     PerChannel,
     Refusal,
     Reweigh,
@@ -390,6 +391,20 @@ def _fold(model: Model, changes: Sequence[Fold]) -> Model:
     return _restructured(model, fold.folded(_uncut(model), {node.key: node for node in model.nodes}, changes))
 
 
+def _overwrite(model: Model, changes: Sequence[Overwrite]) -> Model:
+    net = _uncut(model)
+    numbers: dict[tuple[int, int], FloatArray] = {}
+    for change in changes:
+        *_, last = net.entries(change.key) or [-1]
+        shapes = net.weights.layers[last].shapes if net.weights is not None and last >= 0 else ()
+        for blob, array in change.blobs.items():
+            if blob >= len(shapes) or meaning.count([shapes[blob]]) != array.size:
+                raise ModelError(f"{change.key}: its weights have no blob {blob} of {array.size} numbers")
+            numbers[last, blob] = array
+    assert net.weights is not None
+    return _restructured(model, replace(net, weights=net.weights.overwritten(numbers)))
+
+
 def _convolve(model: Model, change: Convolve) -> Model:
     return _restructured(model, convolve.convolved(_uncut(model), model.nodes, change.keys))
 
@@ -398,6 +413,7 @@ _EDITS: dict[type, Callable[[Model, Sequence[Any]], Model]] = {
     Splice: _each(_splice),
     Share: _each(_share),
     Reweigh: _each(_reweigh),
+    Overwrite: _overwrite,
     Extract: _each(_extract),
     Merge: _merge,
     Fold: _fold,

@@ -87,6 +87,10 @@ class ChangedWeights:
             return self.base.reweighed(entry.origin, blobs)
         return replace(entry.layer, blobs=tuple(blobs))
 
+    def overwritten(self, numbers: Mapping[tuple[int, int], NDArray[np.floating]]) -> Weights:
+        """See Weights. A layer with other numbers is written anew."""
+        return overwritten(self, numbers)
+
     def write(self, replacements: Mapping[int, Sequence[binary.NewLayer]], path: Path) -> None:
         """See Weights."""
         changes: dict[int, Sequence[binary.NewLayer]] = {i: [] for i in range(len(self.base.layers))}
@@ -108,6 +112,18 @@ def changed(stored: Weights, changes: Mapping[int, Entry | None]) -> Weights:
     old = stored.entries if isinstance(stored, ChangedWeights) else tuple(map(Entry, range(len(stored.layers))))
     entries = (changes.get(i, entry) for i, entry in enumerate(old))
     return ChangedWeights(base, tuple(entry for entry in entries if entry is not None))
+
+
+def overwritten(stored: Weights, numbers: Mapping[tuple[int, int], NDArray[np.floating]]) -> Weights:
+    """Return the weights with other numbers in blobs, by number of the layer and of the blob."""
+    entries: dict[int, Entry | None] = {}
+    for index in dict.fromkeys(index for index, _ in numbers):
+        blobs = [
+            numbers[index, blob].reshape(old.shape) if (index, blob) in numbers else old
+            for blob, old in enumerate(stored.arrays(index))
+        ]
+        entries[index] = Entry(origin(stored, index), stored.reweighed(index, blobs))
+    return changed(stored, entries)
 
 
 def origin(stored: Weights, index: int) -> int:

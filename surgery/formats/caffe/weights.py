@@ -66,6 +66,10 @@ class Weights(Protocol):
         """Return layer `index` with other numbers, everything else as it was."""
         ...
 
+    def overwritten(self, numbers: Mapping[tuple[int, int], NDArray[np.floating]]) -> Weights:
+        """Return the weights with other numbers in blobs, by number of the layer and of the blob; nothing else."""
+        ...
+
     def generation(self, index: int) -> int:
         """Return the generation (1 or 2) in which new layers in place of layer `index` are to be written."""
         ...
@@ -136,6 +140,11 @@ class BinaryWeights:
         """See Weights."""
         return binary.reweighed(self.model, self.layers[index], blobs)
 
+    def overwritten(self, numbers: Mapping[tuple[int, int], NDArray[np.floating]]) -> BinaryWeights:
+        """See Weights."""
+        found = [(self.layers[index].blobs[blob], array) for (index, blob), array in numbers.items()]
+        return BinaryWeights(binary.overwritten(self.model, found))
+
     def write(self, replacements: Mapping[int, Sequence[binary.NewLayer]], path: Path) -> None:
         """See Weights."""
         changes = [
@@ -185,6 +194,12 @@ class H5Weights:
     def reweighed(self, index: int, blobs: Sequence[NDArray[np.floating]]) -> binary.NewLayer:
         """See Weights."""
         return binary.NewLayer(self.layers[index].name, b"", 2, tuple(blobs))
+
+    def overwritten(self, numbers: Mapping[tuple[int, int], NDArray[np.floating]]) -> Weights:
+        """See Weights. Each layer with other numbers is written anew, for HDF5 alone knows where a dataset lies."""
+        from surgery.formats.caffe.changed import overwritten
+
+        return overwritten(self, numbers)
 
     def write(self, replacements: Mapping[int, Sequence[binary.NewLayer]], path: Path) -> None:
         """See Weights. Untouched datasets are copied by HDF5 itself."""

@@ -10,7 +10,19 @@ from typing import Any
 
 from surgery.errors import ModelError
 from surgery.formats.cuts import Cut, Made
-from surgery.formats.onnx import convolve, costs, extract, fold, graph, merge, save, scales, sharing, spelling
+from surgery.formats.onnx import (
+    convolve,
+    costs,
+    extract,
+    fold,
+    graph,
+    merge,
+    overwrite,
+    save,
+    scales,
+    sharing,
+    spelling,
+)
 from surgery.formats.onnx.constants import FLOATS, is_constant
 from surgery.formats.onnx.net import OnnxFile, OnnxNet
 from surgery.formats.onnx.shapes import unbounded
@@ -26,6 +38,7 @@ from surgery.model import (
     Merge,
     Model,
     Node,
+    Overwrite,
     PerChannel,
     Refusal,
     Reweigh,
@@ -264,6 +277,7 @@ _EDITS: dict[type, Callable[[Model, Sequence[Any]], Model]] = {
     Splice: _each(_splice),
     Share: _each(_share),
     Reweigh: _each(_reweigh),
+    Overwrite: lambda model, changes: _model(overwrite.overwritten(_uncut(model), changes)),
     Extract: _each(lambda model, change: _model(extract.extracted(_uncut(model), change))),
     Fold: lambda model, changes: _model(fold.folded(_uncut(model), changes)),
     Merge: lambda model, changes: _model(merge.merged(_uncut(model), changes)),

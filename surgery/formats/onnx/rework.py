@@ -39,7 +39,7 @@ def reworked(net: OnnxNet, fields: Mapping[Record, list[Part]]) -> OnnxNet:
         write.stream(old, parts, file)
         file.flush()
         buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    graph = indexed(Source(old.path, buffer))
+    graph = indexed(Source(old.path, buffer, replaced=old.replaced))
     names = {info.name for info in graph.inputs}
     shapes = {name: shape for name, shape in net.file.shapes.items() if name in names}
     return OnnxNet(OnnxFile(graph, shapes, is_edited=True))

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from surgery.errors import ModelError
 from surgery.formats.onnx import changes, write
 from surgery.formats.onnx.graph import Graph
 from surgery.formats.onnx.net import OnnxNet
@@ -50,7 +51,15 @@ def copy(graph: Graph, target: Path) -> tuple[Path, ...]:
     """Write a file again as it is, its data files beside it; return the new paths."""
     with target.open("wb") as file:
         write.stream(graph.source, write.replaced(graph.source, {}), file)
-    return (target, *put_data(graph, target.parent, shutil.copyfile))
+    data = put_data(graph, target.parent, shutil.copyfile)
+    for path, location in zip(data, graph.data_files, strict=True):
+        if location in graph.source.replaced:
+            if path.samefile(graph.source.data_file(location, location)):
+                raise ModelError(f"{path}: holds the model's data as it was; choose another folder")
+            replaced = graph.source.replaced[location]
+            with path.open("wb") as file:
+                file.writelines(write.blocks(replaced, 0, len(replaced)))
+    return (target, *data)
 
 
 def digest(graph: Graph) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,12 +20,16 @@ Buffer = mmap.mmap | bytes
 
 @dataclass(eq=False)
 class Source:
-    """A mapped ONNX file; data files are mapped when their first tensor is asked for."""
+    """A mapped ONNX file; data files are mapped when their first tensor is asked for.
+
+    `replaced` are the bytes that stand for those of data files, by location.
+    """
 
     path: Path
     buffer: Buffer
     parts: int = MAX_PARTS
     text: int = MAX_TEXT
+    replaced: Mapping[str, Buffer] = field(default_factory=dict)
     _mapped: dict[str, Buffer] = field(default_factory=dict)
 
     def walk(self, start: int, end: int) -> Iterator[Record]:
@@ -95,6 +99,8 @@ class Source:
 
     def data(self, location: str, tensor: str) -> Buffer:
         """Return the mapped bytes of a data file."""
+        if location in self.replaced:
+            return self.replaced[location]
         if location not in self._mapped:
             self._mapped[location] = mapped(self.data_file(location, tensor))
         return self._mapped[location]

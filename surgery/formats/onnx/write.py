@@ -152,4 +152,5 @@ def array_blocks(array: NDArray[Any]) -> Iterator[memoryview]:
     step = max(1, BLOCK * len(rows) // max(1, array.nbytes))
     kind = array.dtype.newbyteorder("<")
     for start in range(0, len(rows), step):
-        yield rows[start : start + step].astype(kind, order="C", copy=False).data
+        # As bytes, for bfloat16 has no buffer of its own.
+        yield rows[start : start + step].astype(kind, order="C", copy=False).reshape(-1).view("u1").data

@@ -1,0 +1,1 @@
+"""Training after the cut: the networks, targets and engines of `surgery tune`."""
