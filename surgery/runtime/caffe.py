@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ from surgery.runtime.jobs import (
     thread_limits,
     timed_in_worker,
 )
+
+_TRAINER = Path(__file__).with_name("caffe_trainer.py")
+_LAST_LINES = 2000  # of a log that are kept for what went wrong: more than Caffe says of a whole network
 
 
 @dataclass(frozen=True)
@@ -166,6 +170,37 @@ class Caffe:
             failure = Failure(error=None, signal=signal_name(process.returncode), position=None, log=log)
             raise _error(failure, (str(prototxt),))
         return _layer_times(log)
+
+    def train(self, solver: str, start: str, folder: Path, *, threads: int = 1) -> Generator[str, None, None]:
+        """Train in `folder`, and yield Caffe's log line by line; closing what is returned ends the run.
+
+        `start` names the weights to start from or, as `.solverstate`, the snapshot to go on from. By way of pycaffe:
+        not every build's `caffe train` heeds its weights. Raises EngineError where Caffe gives up, EngineMissingError.
+        """
+        python = self._python()
+        kind = "snapshot" if start.endswith(".solverstate") else "weights"
+        process = subprocess.Popen(
+            [*python.command, _TRAINER, solver, kind, start],
+            cwd=folder,
+            env={**os.environ, **python.environment, **thread_limits(threads)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+        )
+        log: deque[str] = deque(maxlen=_LAST_LINES)
+        with process:
+            try:
+                for line in process.stderr or ():
+                    log.append(line)
+                    yield line
+                process.wait()
+            finally:
+                process.kill()
+        if process.returncode:
+            failure = Failure(None, signal_name(process.returncode), None, "".join(log))
+            raise _error(failure, (str(folder / solver),))
 
     def _outcomes(self, jobs: Sequence[Job], *, task: str, threads: int) -> list[Success | EngineError]:
         python = self._python()
