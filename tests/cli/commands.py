@@ -47,8 +47,8 @@ def _child(*options: str) -> subprocess.Popen[str]:
     )
 
 
-def complaints(ran: Ran, codes: set[int], given: Sequence[str] = ()) -> Iterator[str]:
-    """What is wrong with how a command that was given these files ended."""
+def complaints(ran: Ran, codes: set[int], given: Sequence[str] = (), spare: int = SPARE_BYTES) -> Iterator[str]:
+    """What is wrong with how a command that was given these files, and `spare` bytes besides, ended."""
     if ran.code not in codes:
         yield f"exit {ran.code}, expected {sorted(codes)}"
     if ran.code not in (0, 1, 2) or "Traceback" in ran.err:
@@ -70,5 +70,5 @@ def complaints(ran: Ran, codes: set[int], given: Sequence[str] = ()) -> Iterator
     if ran.seconds > PATIENCE_S:
         yield f"took {ran.seconds:.0f} s"
     size = sum(Path(file).stat().st_size for file in given if Path(file).is_file())
-    if ran.peak_bytes > 2 * size + SPARE_BYTES:
+    if ran.peak_bytes > 2 * size + spare:
         yield f"{ran.peak_bytes / 1e6:.0f} MB of memory for {size / 1e6:.1f} MB of files"

@@ -212,6 +212,9 @@ COMMANDS: dict[str, Callable[[str, str, str, Sequence[str], str], list[str]]] = 
     "apply": lambda p, w, plan, good, out: [p, w, plan, "-o", out, "--verify", "none"],
     "verify": lambda p, w, plan, good, out: [p, w, *good, "--runtime", "opencv"],
     "diff": lambda p, w, plan, good, out: [p, w, *good],
+    "tune": lambda p, w, plan, good, out: [
+        *(p, w, "-o", out, "--teacher", *good, "--data", good[0].replace("good.prototxt", "x.npy"), "--epochs", "1"),
+    ],
     "package": lambda p, w, plan, good, out: [p, w, "-o", out, "--target", "caffe-1.0"],
     "bench": lambda p, w, plan, good, out: [p, w, "--runtime", "opencv", "--repeat", "1"],
     "upgrade": lambda p, w, plan, good, out: [p, w, "-o", out],
@@ -337,6 +340,7 @@ def test_odd_files_end_in_an_answer(verb: str, files: Path, tmp_path: Path) -> N
         "bench",
         "advise",
         "package",
+        "tune",
     ):  # What can be read goes on into a runtime, which takes a process of its own.
         pairs = pairs[::4]
     assert_refused(verb, pairs, files, {0, 1, 2}, tmp_path)
