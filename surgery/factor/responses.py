@@ -22,7 +22,7 @@ def responses(layer: Chain | Op, patches: FloatArray) -> FloatArray:
         made = np.concatenate([made_of(patches[:, g], kernels_of(layer, groups, g)) for g in range(groups)], axis=1)
         bias = layer.last.bias
     else:
-        rows = np.split(layer.weight.reshape(len(layer.weight), -1).astype(np.float64, copy=False), groups)
+        rows = np.split(layer.weight.reshape(len(layer.weight), -1), groups)
         made = np.concatenate([projected(patches[:, g], part) for g, part in enumerate(rows)], axis=1)
         bias = layer.bias
     return made if bias is None else made + bias
@@ -31,8 +31,10 @@ def responses(layer: Chain | Op, patches: FloatArray) -> FloatArray:
 def projected(patches: FloatArray, rows: FloatArray, dtype: npt.DTypeLike = np.float64) -> FloatArray:
     """Return patches (N, n) @ rowsᵀ (n, m), summed in float64, without a float64 copy of all patches."""
     result: FloatArray = np.empty((len(patches), len(rows)), dtype)
-    for few in blocks(len(patches), 16 * patches.shape[1]):
-        result[few] = patches[few].astype(np.float64) @ rows.T
+    for few in blocks(len(patches), 32 * patches.shape[1]):
+        some = patches[few].astype(np.float64)
+        for part in blocks(len(rows), 32 * rows.shape[1]):
+            result[few, part] = some @ rows[part].astype(np.float64, copy=False).T
     return result
 
 
