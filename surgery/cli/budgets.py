@@ -110,9 +110,7 @@ def means(asked: dict[str, Any]) -> Means:
     from surgery.planning import Means
 
     if asked["labels"] is not None and asked["calibrate"] is None and asked["evaluate"] is None:
-        raise PlanError(
-            "--labels are of samples, and none are given; give --calibrate or --evaluate too, or no labels"
-        )
+        raise PlanError("--labels are of samples, and none are given; give --calibrate or --evaluate too, or no labels")
     if asked["table"] is not None and asked["speedup"] is None and asked["latency"] is None:
         raise PlanError("--table has times, and none is asked for; give --speedup or --latency, or leave it out")
     reading = {name: asked[name] for name in ("preprocess", "images", "positions", "scratch")}

@@ -47,9 +47,7 @@ def layer_times(
         return _device_files(asked["device_files"], source, _shapes(model, asked["method"]), asked["threads"])
     check_file(asked["table"], source.files)
     if asked["table"].exists():
-        raise PlanError(
-            f"--table {asked['table']}: is there already, perhaps with times of a device; give a new name"
-        )
+        raise PlanError(f"--table {asked['table']}: is there already, perhaps with times of a device; give a new name")
     return _table(asked["table"], _shapes(model, asked["method"]), runtimes[0], repeat, asked)
 
 

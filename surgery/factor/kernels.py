@@ -72,6 +72,9 @@ def ran(images: Float64Array, stage: Conv2d) -> Float64Array:
     What `through` does, turned: where the stage is a matrix B, that is rows @ B and this is images @ Bᵀ.
     """
     (p, q), (h, w) = stage.kernel, images.shape[2:]
+    if stage.groups == 1 and (p, q) == (1, 1):
+        rows = images.transpose(0, 2, 3, 1).reshape(-1, images.shape[1]) @ stage.weight[:, :, 0, 0].T
+        return rows.reshape(len(images), h, w, -1).transpose(0, 3, 1, 2)
     result = np.zeros((len(images), stage.out_channels, h - p + 1, w - q + 1))
     if stage.groups == stage.in_channels == stage.out_channels:
         for s, t in np.ndindex(p, q):
@@ -83,17 +86,22 @@ def ran(images: Float64Array, stage: Conv2d) -> Float64Array:
     return result
 
 
-def made_of(patches: FloatArray, kernels: Sequence[Conv2d]) -> Float64Array:
-    """Return what stages make of patches (N, n), all that they look at: (N, outputs)."""
-    inputs, height, width = patch_of(kernels)
-    result = np.empty((len(patches), kernels[-1].out_channels))
-    widest = max(inputs, *(stage.out_channels for stage in kernels[:-1])) if kernels[1:] else inputs
+def made_of(patches: FloatArray, kernels: Sequence[Conv2d], patch: tuple[int, int, int] | None = None) -> Float64Array:
+    """Return what stages make of patches (N, n): (N, outputs · places).
+
+    They are as large as the stages look at, or as `patch` says, inputs, height and width of one: there is one output at
+    each place in it.
+    """
+    inputs, height, width = patch or patch_of(kernels)
+    result: Float64Array | None = None
+    widest = max(inputs, *(stage.out_channels for stage in kernels))
     for few in blocks(len(patches), PATCH_ARRAYS * 8 * widest * height * width):
         images = patches[few].reshape(-1, inputs, height, width).astype(np.float64)
         for stage in kernels:
             images = ran(images, stage)
+        result = np.empty((len(patches), images[0].size)) if result is None else result
         result[few] = images.reshape(len(images), -1)
-    return result
+    return np.empty((0, 0)) if result is None else result
 
 
 def patch_of(kernels: Sequence[Conv2d]) -> tuple[int, int, int]:
