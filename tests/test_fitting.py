@@ -234,6 +234,7 @@ def test_a_fit_takes_few_times_its_layer_in_memory_besides_the_statistics(
     statistics = Statistics(moments_of([samples]), samples, noise(2000, 1), relu=True, is_symmetric=False)
     small = LAYERS["svd" if isinstance(op, Linear) else "svd-channel"]
     fit(small[2], METHODS[small[0]], small[1], data(small[2]), refit=True)  # What is imported on the way stays.
+    METHODS["sdd"].factor(small[2], (4,))
     tracemalloc.start()
     try:
         fit(op, METHODS[name], rank, statistics, refit=True)
