@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from surgery.factor.cp_tensor import Axes, Components
@@ -49,8 +51,13 @@ def _rotations(slices: FloatArray, axes: Axes) -> list[Float64Array]:
     return [leading_eigenvectors(gram(matrix), len(matrix))[1] for matrix in unfolded]
 
 
-def _rotated(slices: FloatArray, rotations: list[Float64Array]) -> Float64Array:
-    tensor = slices.astype(np.float64).reshape(*map(len, rotations), -1)
-    for rotation in rotations:  # Each finds its axis in front and puts it behind the others: all are back at the end.
-        tensor = np.moveaxis(np.tensordot(rotation, tensor, axes=(0, 0)), 0, -2)
-    return tensor.reshape(slices.shape)
+def _rotated(slices: FloatArray, rotations: list[Float64Array]) -> Iterator[Float64Array]:
+    """Yield the tap matrices (O, I) in the rotated directions, one at a time."""
+    shares_of_all: FloatArray = np.ones((1, 1))
+    for rotation in rotations:
+        shares_of_all = np.kron(shares_of_all, rotation)
+    for shares in shares_of_all.T:
+        result = np.zeros(slices.shape[1:])
+        for share, matrix in zip(shares, slices, strict=True):
+            result += share * matrix
+        yield result

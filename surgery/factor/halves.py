@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from surgery.factor.cholesky import FLOOR, Solver, by_eigenvectors
 from surgery.ops.array import Float64Array, FloatArray
@@ -17,7 +18,7 @@ ROWS = 128  # of a block
 class Half:
     """Symmetric (n, n) by blocks (rows, end of rows): row and column up to the last row; its own square is whole."""
 
-    blocks: list[Float64Array]
+    blocks: Sequence[FloatArray]
 
     @classmethod
     def zeros(cls, size: int) -> Half:
@@ -25,19 +26,27 @@ class Half:
         ends = [*range(ROWS, size, ROWS), size]
         return cls([np.zeros((end - start, end)) for start, end in zip([0, *ends], ends, strict=False)])
 
+    @classmethod
+    def of(cls, matrix: Float64Array) -> Half:
+        """Return that of a symmetric array."""
+        result = cls.zeros(len(matrix))
+        result.add(slice(None), matrix)
+        return result
+
     def __len__(self) -> int:
         return int(self.blocks[-1].shape[1])
 
-    def parts(self) -> Iterator[tuple[slice, Float64Array]]:
+    def parts(self) -> Iterator[tuple[slice, FloatArray]]:
         """Yield the rows of each block, and the block."""
         return ((slice(block.shape[1] - len(block), block.shape[1]), block) for block in self.blocks)
 
-    def put(self, rows: slice, numbers: FloatArray) -> None:
-        """Write whole rows (m, n) of the matrix, `rows` with any step: what is above the squares is not read."""
+    def add(self, rows: slice, numbers: FloatArray) -> None:
+        """Add whole rows (m, n) of a matrix, `rows` with any step: what is above the squares is not read."""
         wanted = np.arange(len(self))[rows]
         for own, block in self.parts():
             mine = (wanted >= own.start) & (wanted < own.stop)
-            block[wanted[mine] - own.start] = numbers[mine, : own.stop]
+            if mine.any():
+                block[wanted[mine] - own.start] += numbers[mine, : own.stop]
 
     def add_squares(self, rows: FloatArray) -> None:
         """Add rowsᵀ rows, for rows (m, n)."""
@@ -72,7 +81,7 @@ class Half:
 class Root:
     """The Cholesky factor L of a symmetric matrix L Lᵀ, in the blocks of its half."""
 
-    blocks: list[Float64Array]
+    blocks: Sequence[FloatArray]
 
     def solve(self, columns: FloatArray) -> Float64Array:
         """Return the inverse of the matrix @ columns (n, m)."""
@@ -112,7 +121,7 @@ def root(half: Half, floor: float = 0.0) -> Root:
     Raises numpy.linalg.LinAlgError where there is none; then the half is what it was, up to rounding.
     """
     raised = floor * (sum(float(block[:, own].trace()) for own, block in half.parts()) / len(half) or 1.0)
-    done: list[tuple[slice, Float64Array]] = []
+    done: list[tuple[slice, FloatArray]] = []
     for own, block in half.parts():
         for before, left in done:
             block[:, before] -= block[:, : before.start] @ left[:, : before.start].T
@@ -133,21 +142,25 @@ def root(half: Half, floor: float = 0.0) -> Root:
     return Root(half.blocks)
 
 
-def half_inverse(half: Half) -> Solver:
-    """Return what solves with the matrix as `cholesky.inverse` does. It is used up."""
+def half_inverse(half: Half, held: npt.DTypeLike = np.float64) -> Solver:
+    """Return what solves with the matrix as `cholesky.inverse` does, with its root in the precision `held`.
+
+    It is used up.
+    """
     try:
-        return root(half, FLOOR).solve
+        found = root(half, FLOOR)
     except np.linalg.LinAlgError:  # Rounding left an eigenvalue below zero.
         return by_eigenvectors(half.whole())
+    return Root([block.astype(held, copy=False) for block in found.blocks]).solve
 
 
-def _put_back(rows: Float64Array, done: list[tuple[slice, Float64Array]]) -> None:
+def _put_back(rows: FloatArray, done: list[tuple[slice, FloatArray]]) -> None:
     """Make rows of L, up to their square, those of the matrix again, from the last column on."""
     for before, left in reversed(done):
         rows[:, before] = rows[:, : before.stop] @ left.T
 
 
-def _lower(square: Float64Array, columns: Float64Array, *, turned: bool = False) -> Float64Array:
+def _lower(square: FloatArray, columns: FloatArray, *, turned: bool = False) -> Float64Array:
     import scipy.linalg  # Loading SciPy takes longer than inspecting a network.
 
     return np.asarray(scipy.linalg.solve_triangular(square, columns, lower=True, trans=int(turned), check_finite=False))

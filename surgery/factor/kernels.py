@@ -9,6 +9,9 @@ import numpy as np
 
 from surgery.factor.solver import stored_dtype
 from surgery.ops import Chain, Conv2d, Float64Array, FloatArray, Linear, Scale, Stage, collapse
+from surgery.ops.array import blocks
+
+PATCH_ARRAYS = 4  # of the size of some patches, or of what a stage makes of them, for what is made of them at a time
 
 
 def kernels_of(chain: Chain, groups: int, group: int) -> list[Conv2d]:
@@ -61,6 +64,50 @@ def through(rows: Float64Array, stage: Conv2d) -> Float64Array:
         else:
             part += (rows[:, :, s, t] @ weight.reshape(len(weight), -1)).reshape(part.shape)
     return result
+
+
+def ran(images: Float64Array, stage: Conv2d) -> Float64Array:
+    """Return what the stage makes of images (b, channels, h, w), at every place in them that its kernel can stand.
+
+    What `through` does, turned: where the stage is a matrix B, that is rows @ B and this is images @ Bᵀ.
+    """
+    (p, q), (h, w) = stage.kernel, images.shape[2:]
+    if stage.groups == 1 and (p, q) == (1, 1):
+        rows = images.transpose(0, 2, 3, 1).reshape(-1, images.shape[1]) @ stage.weight[:, :, 0, 0].T
+        return rows.reshape(len(images), h, w, -1).transpose(0, 3, 1, 2)
+    result = np.zeros((len(images), stage.out_channels, h - p + 1, w - q + 1))
+    if stage.groups == stage.in_channels == stage.out_channels:
+        for s, t in np.ndindex(p, q):
+            result += images[:, :, s : s + result.shape[2], t : t + result.shape[3]] * stage.weight[:, :, s, t, None]
+        return result
+    flat = (stage.weight if stage.groups == 1 else dense([stage])).reshape(stage.out_channels, -1).T
+    for s, t in np.ndindex(result.shape[2:]):
+        result[:, :, s, t] = images[:, :, s : s + p, t : t + q].reshape(len(images), -1) @ flat
+    return result
+
+
+def made_of(patches: FloatArray, kernels: Sequence[Conv2d], patch: tuple[int, int, int] | None = None) -> Float64Array:
+    """Return what stages make of patches (N, n): (N, outputs · places).
+
+    They are as large as the stages look at, or as `patch` says, inputs, height and width of one: there is one output at
+    each place in it.
+    """
+    inputs, height, width = patch or patch_of(kernels)
+    result: Float64Array | None = None
+    widest = max(inputs, *(stage.out_channels for stage in kernels))
+    for few in blocks(len(patches), PATCH_ARRAYS * 8 * widest * height * width):
+        images = patches[few].reshape(-1, inputs, height, width).astype(np.float64)
+        for stage in kernels:
+            images = ran(images, stage)
+        result = np.empty((len(patches), images[0].size)) if result is None else result
+        result[few] = images.reshape(len(images), -1)
+    return np.empty((0, 0)) if result is None else result
+
+
+def patch_of(kernels: Sequence[Conv2d]) -> tuple[int, int, int]:
+    """Return inputs, height and width of what the stages together look at."""
+    height, width = (1 + sum(stage.kernel[axis] - 1 for stage in kernels) for axis in (0, 1))
+    return kernels[0].in_channels, height, width
 
 
 def grouped(weight: Float64Array, groups: int) -> Float64Array:

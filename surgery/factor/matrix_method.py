@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -23,9 +23,13 @@ from surgery.factor.metric import Metric
 from surgery.factor.refit import relative_error
 from surgery.factor.solver import finite, leading_eigenvectors, singular_values, stored_dtype, truncated_svd
 from surgery.ops import Chain, Float64Array, FloatArray, Op
-from surgery.ops.array import blocks, product
+from surgery.ops.array import BLOCK_BYTES, blocks, product
 
-ROW_ARRAYS = 4  # of the size of some rows of a weight, for what is made of some rows at a time
+ROW_ARRAYS = 16  # of the size of some rows of a weight, for what is made of some rows at a time, but at least
+ROWS = 32  # of them: enough for BLAS
+
+
+Times = Callable[[FloatArray], Float64Array]
 
 
 class MatrixMethod(ABC):
@@ -96,10 +100,14 @@ class MatrixMethod(ABC):
 
     def in_metric(self, op: Op, rank: Rank, metric: Metric) -> Fit:
         """Return the chain that is best in the metric: its rank is within bounds."""
-        pairs = [leading_responses(self.unfold(op, g), partial(metric.times, g), rank[0]) for g in range(metric.groups)]
-        lefts, rights = zip(*pairs, strict=True)
-        chain = contiguous(self.fold(op, _stacked(lefts), _stacked(rights)))
+        chain = self.best(op, rank, (partial(metric.times, g) for g in range(metric.groups)))
         return Fit(chain, tuple(rank), relative_error(chain, op), "responses")
+
+    def best(self, op: Op, rank: Rank, times: Iterable[Times]) -> Chain:
+        """Return the chain of the best left and right factors, for what multiplies each group's rows by a metric."""
+        pairs = [leading_responses(self.unfold(op, g), by, rank[0]) for g, by in enumerate(times)]
+        lefts, rights = zip(*pairs, strict=True)
+        return contiguous(self.fold(op, _stacked(lefts), _stacked(rights)))
 
     def _checked(self, op: Op, rank: Rank) -> tuple[int, int, int]:
         groups, m, n = self.shape(op)
@@ -107,9 +115,7 @@ class MatrixMethod(ABC):
         return groups, m, n
 
 
-def leading_responses(
-    matrix: FloatArray, times: Callable[[FloatArray], Float64Array], rank: int
-) -> tuple[FloatArray, FloatArray]:
+def leading_responses(matrix: FloatArray, times: Times, rank: int) -> tuple[FloatArray, FloatArray]:
     """Return left (m, r) and right (r, n), stored, whose product is the best for M = `matrix` (m, n) in a metric.
 
     `times` returns rows (..., n) times C. With U the leading eigenvectors of M C Mᵀ, the covariance of the responses,
@@ -123,7 +129,7 @@ def leading_responses(
     if len(matrix) > matrix.shape[1]:  # It has the responses of the few rows of its triangular factor, turned.
         basis, wide = np.linalg.qr(matrix.astype(np.float64))
     covariance = np.empty((len(wide), len(wide)), order="F")  # As LAPACK wants it, to be overwritten.
-    parts = list(blocks(len(wide), ROW_ARRAYS * 8 * wide.shape[1]))
+    parts = list(blocks(len(wide), min(ROW_ARRAYS * 8 * wide.shape[1], BLOCK_BYTES // ROWS)))
     for rows in parts:
         responses = times(wide[rows])
         for columns in parts:

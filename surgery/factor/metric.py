@@ -14,7 +14,6 @@ from functools import cached_property
 import numpy as np
 
 from surgery.factor.cholesky import lent
-from surgery.factor.halves import Root
 from surgery.ops.array import Float64Array, FloatArray
 
 ROWS = 128  # Of a weight at a time: enough for BLAS, and no copy of a layer worth cutting.
@@ -49,7 +48,8 @@ class Metric(ABC):
 
     def square(self, group: int, rows: FloatArray) -> float:
         """Return tr(D C Dᵀ) for some rows D (m, n)."""
-        return float(np.einsum("ij,ij->", self.times(group, rows), rows))
+        parts = (rows[start : start + ROWS] for start in range(0, len(rows), ROWS))
+        return sum(float(np.einsum("ij,ij->", self.times(group, few), few)) for few in parts)
 
     def squared(self, weight: FloatArray) -> float:
         """Return the sum of `square` over the groups for a weight (out, in / groups, ...) of the layer's shape."""
@@ -101,31 +101,6 @@ class DenseMetric(Metric):
             result.flat[:: self.size + 1] += self.ridge
         result.flags.writeable = False
         return result
-
-
-@dataclass(frozen=True, eq=False)
-class RootMetric(Metric):
-    """C = L Lᵀ of one group, in half of its room."""
-
-    root: Root
-    groups = 1
-
-    @property
-    def size(self) -> int:  # type: ignore[override]
-        """Side n of C."""
-        return int(self.root.blocks[-1].shape[1])
-
-    def times(self, group: int, rows: FloatArray) -> Float64Array:
-        """See `Metric.times`."""
-        return self.root.times(rows.astype(np.float64, copy=False))
-
-    def solve(self, group: int, rows: FloatArray) -> Float64Array:
-        """See `Metric.solve`."""
-        return self.root.solve(rows.astype(np.float64, copy=False).T).T
-
-    def dense(self, group: int) -> Float64Array:
-        """See `Metric.dense`: made on each call."""
-        return self.root.whole()
 
 
 @dataclass(frozen=True, eq=False)

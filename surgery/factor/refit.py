@@ -6,11 +6,13 @@ solves the normal equations of
     min over V of tr((V - W) C (V - W)ᵀ)    (see `surgery.factor.metric`).
 
 Stages are taken in running order. Those before the one in question thin the inputs: what they make of the patch has the
-second moment C' = F C Fᵀ and the cross moment R' = W C Fᵀ, F their weights at every offset, and the same problem is
-left for a shorter chain on fewer channels. Those after it, multiplied out to S, mix its outputs: with K = SᵀS the
-normal operator of a stage T is K T C', summed over the offsets that S has. Where S is 1x1 this is a Kronecker product,
-solved directly; for a stage that works on each channel by itself it is the product of K and C' number by number, solved
-directly; elsewhere its average over the offsets preconditions one step of conjugate gradients. As all stages behind are
+second moment C' = F C Fᵀ, F their weights at every offset, and the same problem is left for a shorter chain on fewer
+channels. Those after it, multiplied out to S, mix its outputs: with K = SᵀS the normal operator of a stage T is K T C',
+summed over the offsets that S has. Where S is 1x1 this is a Kronecker product, and each row of T, turned by S, a
+regression of its own; for a stage that works on each channel by itself it is the product of K and C' number by number.
+Both are solved directly where half of the matrix is no larger than the layer, else by a few steps of conjugate
+gradients on the operator itself (`surgery.factor.nearby` says what they are preconditioned by). Elsewhere its average
+over the offsets preconditions one step of conjugate gradients. As all stages behind are
 solved for anew after each step, those of the first free stage are nonlinear conjugate gradients (Polak and Ribiere,
 1969) on what is left of the error once the others are at their best (Golub and Pereyra, 1973): one product with C each.
 
@@ -20,15 +22,15 @@ of responses in Zhang et al. (2016), section 3.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import numpy as np
 
-from surgery.factor.kernels import kernels_of, stored
+from surgery.factor.kernels import kernels_of, patch_of, rows_of, stored
 from surgery.factor.metric import Metric
 from surgery.factor.normal import Problem
-from surgery.factor.stage import Search, solved
-from surgery.ops import Chain, Conv2d, Float64Array, FloatArray, Op, collapse
+from surgery.factor.stage import solved
+from surgery.ops import Chain, Conv2d, Float64Array, FloatArray, Op
 from surgery.ops.array import blocks
 
 # On VGG-16's conv3_2, split in space at 110 channels, the last four of these take 0.4 % off the error in the metric,
@@ -51,9 +53,8 @@ def refit(
     """Return the chain with the stages `free` refitted, so that its product comes closer to `wanted` in the metric.
 
     Zeros of the stages `masked` stay zero, and all biases as they are. Never farther than before, as measured on the
-    factors as stored: at worst the chain itself comes back. A stage stays as it is where the moments of its inputs
-    would be larger than `normal.MAX_SIDE`, or the metric holds samples only and the stages behind it have more than one
-    tap.
+    factors as stored: at worst the chain itself comes back. The first stage stays as it is where the metric holds
+    samples only and the stages behind it have more than one tap.
     """
     weight = wanted.weight.reshape(len(wanted.weight), -1)
     rows = np.split(weight, metric.groups)
@@ -84,13 +85,15 @@ def relative_error(chain: Chain, wanted: Op) -> float:
 
 
 def _squares(chain: Chain, wanted: Op, metric: Metric | None) -> list[float]:
-    """Return the squared error of each group of the metric, summed up over a few rows at a time."""
-    groups, made = metric.groups if metric else 1, collapse(chain).weight
-    pairs = (np.split(weight.reshape(len(weight), -1), groups) for weight in (made, wanted.weight))
-    return [
-        sum(_square(v[few] - w[few], metric, g) for few in blocks(len(v), ROW_ARRAYS * 8 * v.shape[1]))
-        for g, (v, w) in enumerate(zip(*pairs, strict=True))
-    ]
+    """Return the squared error of each group of the layer, summed up over a few rows at a time."""
+    groups = wanted.groups if isinstance(wanted, Conv2d) else 1
+    rows, squares = np.split(wanted.weight.reshape(len(wanted.weight), -1), groups), []
+    for g, w in enumerate(rows):
+        kernels = kernels_of(chain, groups, g)
+        parts = blocks(len(w), ROW_ARRAYS * 8 * w.shape[1])
+        missing = (rows_of(kernels, few).reshape(-1, w.shape[1]) - w[few] for few in parts)
+        squares.append(sum(_square(part, metric, g) for part in missing))
+    return squares
 
 
 def _square(missing: Float64Array, metric: Metric | None, group: int) -> float:
@@ -111,38 +114,25 @@ def _refit_group(
 
     `error` is the squared error that they have.
     """
-    height, width = (1 + sum(stage.kernel[axis] - 1 for stage in kernels) for axis in (0, 1))
-    whole = Problem(metric, group, kernels[0].in_channels, (height, width), rows)
-    order, start, search = sorted(free), None, None
-    while order and (start := whole.behind(kernels[: order[0]])) is None:
-        order = order[1:]
-    if start is None:
+    order, search = (
+        sorted(free),
+        None,
+    )  # The search of the first one goes from sweep to sweep; all other problems change.
+    if not order:
         return kernels
+    whole = Problem(metric, group, patch_of(kernels), rows)
+    kernels = list(kernels)
     for _ in range(sweeps):
-        kernels, gain, search = _sweep(kernels, order, masked, start, search)
+        gain = 0.0
+        for j in order:
+            is_first = j == order[0]
+            problem = whole.behind(kernels[:j])
+            kernels[j], gained, found = solved(
+                kernels[j], kernels[j + 1 :], problem, search if is_first else None, keep_zeros=j in masked
+            )
+            gain += gained
+            search = found if is_first else search
         error -= gain
         if gain <= SWEEP_GAIN * max(error, 0.0):
             break
     return kernels
-
-
-def _sweep(
-    kernels: list[Conv2d], order: Sequence[int], masked: Collection[int], start: Problem, search: Search | None
-) -> tuple[list[Conv2d], float, Search | None]:
-    """Return the stages, each in `order` refitted in turn, and what that took off the squared error.
-
-    `start` is the problem behind the stages before the first one in the order, whose search goes from sweep to sweep:
-    the problems of all others are new in each.
-    """
-    kernels, problem, gain = list(kernels), start, 0.0
-    taken = order[0]  # Stages before this one are in the problem.
-    for j in order:
-        left = problem.behind(kernels[taken:j])
-        if left is None:
-            continue
-        problem, taken = left, j
-        known = search if problem is start else None
-        kernels[j], gained, found = solved(kernels[j], kernels[j + 1 :], problem, known, keep_zeros=j in masked)
-        gain += gained
-        search = found if problem is start else search
-    return kernels, gain, search

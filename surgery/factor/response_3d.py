@@ -84,16 +84,19 @@ class Response3d:
     def factor(self, op: Op, rank: Rank, *, metric: Metric | None = None, seed: int = 0) -> Fit:
         """See `Method.factor`. Deterministic: `seed` has no effect."""
         self._check(op, rank)
-        conv, metric = as_conv2d(self, op), required(self, metric)
+        metric = required(self, metric)
+        chain = refit(self._start(as_conv2d(self, op), rank, metric), (0, 1, 2), op, metric)
+        return Fit(chain, tuple(rank), relative_error(chain, op), "responses, refitted")
+
+    def _start(self, conv: Conv2d, rank: Rank, metric: Metric) -> Chain:
+        """Return the best chain of two, its kernel then split in space."""
         thin, last = _unit_last(CHANNEL.factor(conv, rank[1:], metric=metric).chain)
         first = min(rank[0], *SPATIAL.max_rank(thin))
         split = SPATIAL.start(thin, (first,), metric)
         # A thin kernel may have a smaller full rank than the layer's: the rest of the width is idle.
         idle = rank[0] - first
         vertical = _widened(split.first.weight, 0, idle, conv.groups)
-        start = _chain(conv, vertical, _widened(split.last.weight, 1, idle, 1), last)
-        chain = refit(contiguous(start), (0, 1, 2), op, metric)
-        return Fit(chain, tuple(rank), relative_error(chain, op), "responses, refitted")
+        return contiguous(_chain(conv, vertical, _widened(split.last.weight, 1, idle, 1), last))
 
     def factor_to(self, op: Op, metric: Metric, rank: Rank, statistics: Statistics) -> Fit:
         """See `DataMethod.factor_to`."""

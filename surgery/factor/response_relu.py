@@ -16,7 +16,7 @@ from surgery.factor.refit_relu import BLOCK_ARRAYS, relaxed
 from surgery.factor.responses import projected
 from surgery.factor.statistics import Statistics
 from surgery.ops import Float64Array, FloatArray, Op
-from surgery.ops.array import blocks
+from surgery.ops.array import blocks, product
 
 SCHEDULE = (*[0.01] * 25, *[1.0] * 25)  # λ, sweep by sweep, as published.
 RIDGE = 1e-3  # By this share of v's mean variance the regression of z is drawn to z = v.
@@ -31,10 +31,10 @@ def relu_aware(
     """
     size = op.out_channels // groups
     outputs = slice(group * size, (group + 1) * size)
-    weight = op.weight[outputs].reshape(size, -1).astype(np.float64)
+    weight = op.weight[outputs].reshape(size, -1)
     made = projected(statistics.samples.x[:, group], weight, np.float32)
     left, right, bias = _alternated(made, statistics.samples.y[:, outputs], rank)
-    return left, (right @ weight).astype(left.dtype), bias
+    return left, product(right, weight, left.dtype), bias
 
 
 def _alternated(v: FloatArray, wanted: FloatArray, rank: int) -> tuple[FloatArray, FloatArray, Float64Array]:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from surgery.factor.kernels import kernels_of, made_of
 from surgery.factor.statistics import Samples
-from surgery.ops import Chain, FloatArray, Op, collapse
+from surgery.ops import Chain, FloatArray, Op
 from surgery.ops.array import blocks
 
 ARRAYS = 4  # of the size of some samples' responses, for some more of them than there are at a time
@@ -16,17 +17,24 @@ ARRAYS = 4  # of the size of some samples' responses, for some more of them than
 
 def responses(layer: Chain | Op, patches: FloatArray) -> FloatArray:
     """Return what the layer makes of patches (N, groups, n): (N, out)."""
-    op = collapse(layer) if isinstance(layer, Chain) else layer
-    rows = np.split(op.weight.reshape(len(op.weight), -1).astype(np.float64, copy=False), patches.shape[1])
-    made = np.concatenate([projected(patches[:, g], part) for g, part in enumerate(rows)], axis=1)
-    return made if op.bias is None else made + op.bias
+    groups = patches.shape[1]
+    if isinstance(layer, Chain):
+        made = np.concatenate([made_of(patches[:, g], kernels_of(layer, groups, g)) for g in range(groups)], axis=1)
+        bias = layer.last.bias
+    else:
+        rows = np.split(layer.weight.reshape(len(layer.weight), -1), groups)
+        made = np.concatenate([projected(patches[:, g], part) for g, part in enumerate(rows)], axis=1)
+        bias = layer.bias
+    return made if bias is None else made + bias
 
 
 def projected(patches: FloatArray, rows: FloatArray, dtype: npt.DTypeLike = np.float64) -> FloatArray:
     """Return patches (N, n) @ rowsᵀ (n, m), summed in float64, without a float64 copy of all patches."""
     result: FloatArray = np.empty((len(patches), len(rows)), dtype)
-    for few in blocks(len(patches), 16 * patches.shape[1]):
-        result[few] = patches[few].astype(np.float64) @ rows.T
+    for few in blocks(len(patches), 32 * patches.shape[1]):
+        some = patches[few].astype(np.float64)
+        for part in blocks(len(rows), 32 * rows.shape[1]):
+            result[few, part] = some @ rows[part].astype(np.float64, copy=False).T
     return result
 
 
@@ -41,12 +49,11 @@ def error_behind_relu(layer: Chain | Op, samples: Samples) -> float:
 
 
 def _relative(layer: Chain | Op, samples: Samples, behind: Callable[[FloatArray], FloatArray]) -> float:
-    op = collapse(layer) if isinstance(layer, Chain) else layer
     parts = list(blocks(len(samples), ARRAYS * 8 * samples.y.shape[1]))
     total = sum((behind(samples.y[few]).sum(axis=0, dtype=np.float64) for few in parts), np.zeros(samples.y.shape[1]))
     mean, varies, missed = total / max(len(samples), 1), 0.0, 0.0
     for few in parts:
         wanted = behind(samples.y[few])
         varies += float(np.sum(np.square(wanted - mean)))
-        missed += float(np.sum(np.square(wanted - behind(responses(op, samples.x[few])))))
+        missed += float(np.sum(np.square(wanted - behind(responses(layer, samples.x[few])))))
     return float(np.sqrt(missed)) / (float(np.sqrt(varies)) or 1.0)

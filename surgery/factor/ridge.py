@@ -19,6 +19,7 @@ from surgery.ops import Chain, Float64Array, Op
 from surgery.ops.array import blocks, product
 
 RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+OUTPUT_ARRAYS = 16  # of the size of some outputs' last weights, for what is made of some at a time
 DEFAULT_RIDGE = 1e-2  # Where no samples are held out to choose by.
 
 
@@ -43,22 +44,21 @@ def _errors(chain: Chain, op: Op, statistics: Statistics, group: int) -> list[fl
     features = Features.of(chain, groups, group)
     cross, covariance = features.seen(moments.yx[outputs]), Half.zeros(len(features))
     for rows, image in features.images(moments.metric(0), group):
-        covariance.put(rows, features.seen(image))
+        covariance.add(rows, features.seen(image))
         if statistics.is_symmetric:
             cross[:, rows] = product(weight, image.T)
+    del image
     norms, drawn = features.gram(), features.seen(weight)
     held_squares, held_cross, rest = _held_out(features, statistics, group, outputs)
     errors = []
     for ridge in RIDGES:
-        added = ridge * moments.mean_eigenvalue
-        aim = added * drawn
-        aim += cross
-        last = half_inverse(covariance.plus(norms, added))(aim.T)
-        del aim
-        pull = held_squares.times(last)
-        pull -= 2 * held_cross
-        errors.append(rest + float(np.vdot(pull, last)))
-        del pull, last
+        added, error = ridge * moments.mean_eigenvalue, rest
+        solve = half_inverse(covariance.plus(norms, added))
+        for few in blocks(size, OUTPUT_ARRAYS * 8 * len(features)):
+            last = solve((cross[few] + added * drawn[few]).T)
+            error += float(np.vdot(held_squares.times(last), last) - 2 * np.vdot(held_cross[:, few], last))
+        errors.append(error)
+        del solve
     return errors
 
 
@@ -70,8 +70,9 @@ def _held_out(
     centre = features.seen(moments.mean_x[group : group + 1])
     squares = Half.zeros(len(features))
     cross, rest = np.zeros((len(features), outputs.stop - outputs.start)), 0.0
-    for few in blocks(len(held), 16 * len(features)):
-        seen = features.seen(held.x[few, group]) - centre
+    for few in blocks(len(held), OUTPUT_ARRAYS * 8 * max(len(features), features.inputs)):
+        seen = features.seen(held.x[few, group])
+        seen -= centre
         wanted = held.y[few, outputs] - moments.mean_y[outputs]
         squares.add_squares(seen)
         cross += seen.T @ wanted

@@ -110,7 +110,6 @@ class Sdd:
         if not isinstance(metric, DenseMetric):
             # The entries of a column depend on all of C, which is too large to be held: only D follows the data.
             return refitted(matrix, solved(matrix, nothing, schedule, rng), space)
-        space = MetricSpace(DenseMetric(metric.dense(group)[np.newaxis]), 0)  # Read row by row, many times.
         start = solved(matrix, nothing, replace(schedule, sweeps=1), rng)
         return refitted(matrix, solved(matrix, start, schedule, rng, space), space)
 

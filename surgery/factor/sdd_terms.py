@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from surgery.factor.metric import Metric
+from surgery.factor.metric import DenseMetric, Metric
 from surgery.ops.array import BLOCK_BYTES, Float64Array, FloatArray, blocks, product
 
 MAX_TURNS = 1000  # As the authors' code; a block takes 5 to 30.
@@ -74,7 +74,7 @@ class Space:
 
 @dataclass(frozen=True, eq=False)
 class MetricSpace(Space):
-    """One group of a metric that is held densely: entries depend on each other, and are changed one by one."""
+    """One group of a metric: entries depend on each other, and are changed one by one where it is held densely."""
 
     metric: Metric
     group: int
@@ -87,12 +87,13 @@ class MetricSpace(Space):
         self, column: Float64Array, image: Float64Array, wanted: Float64Array, d: float
     ) -> tuple[Float64Array, Float64Array]:
         """Coordinate descent as in FFN's authors' code, but always by the one entry that lowers the cost the most."""
-        moments = self.metric.dense(self.group)
+        assert isinstance(self.metric, DenseMetric)  # Of others only `times` is asked for.
+        moments, ridge = self.metric.moments[self.group], self.metric.ridge
         if d == 0:
             column = nearest_ternary(wanted)
             image = self.times(column[:, np.newaxis])[:, 0]
             d = float(column @ wanted) / (float(column @ image) or 1.0)
-        column, image, curve = column.copy(), image.copy(), moments.diagonal()
+        column, image, curve = column.copy(), image.copy(), moments.diagonal() + ridge
         for _ in range(10 * len(column)):  # Every change lowers the cost, so that rounding alone could reach this.
             steps = TERNARY - column
             costs = d * steps * (d * curve * steps + 2 * (d * image - wanted))
@@ -100,6 +101,7 @@ class MetricSpace(Space):
             if costs[value, entry] >= -CHANGE * d * d * curve[entry]:
                 break
             image += steps[value, entry] * moments[entry]
+            image[entry] += steps[value, entry] * ridge
             column[entry] += steps[value, entry]
         return column, image
 

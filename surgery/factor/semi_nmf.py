@@ -27,6 +27,7 @@ from surgery.factor.base import (
     placeholder,
     rank_holding,
 )
+from surgery.factor.cholesky import lent, ridged
 from surgery.factor.metric import DenseMetric, Metric
 from surgery.factor.solver import singular_values, stored_dtype, truncated_svd
 from surgery.ops import Chain, Conv2d, Float64Array, FloatArray, Linear, Op
@@ -36,6 +37,7 @@ from surgery.ops.array import blocks, product
 UPDATES = {"closed-form": 30, "kmeans": 200}
 STALLED = 1e-5  # Updates end when ten of them lower the error by less than this share.
 ASSIGNMENTS = 20  # Rounds of k-means; updates do the rest.
+COLUMN_ARRAYS = 5  # of the size of some columns of H, for what an update makes of some at a time
 # Inputs up to which updates heed the metric: each one costs a product of its n x n matrix with H, twice.
 UPDATED_SIDE = 1024
 
@@ -117,18 +119,18 @@ class SemiNmf:
     ) -> list[tuple[FloatArray, FloatArray]]:
         """Return left (m, r) and right (r, n), unbalanced, of the start and after updates, if there are any."""
         # Distances in a metric C = L Lᵀ are plain ones between matrices times L.
-        root = _root(metric.dense(group)) if isinstance(metric, DenseMetric) else None
-        seen = matrix if root is None else product(matrix, root, stored_dtype(matrix))
-        svd = truncated_svd(seen, min(rank, *matrix.shape))
+        dense = metric if isinstance(metric, DenseMetric) else None
+        svd = truncated_svd(matrix if dense is None else _seen(matrix, dense, group), min(rank, *matrix.shape))
         if self.side == "last":
             # The free factor stands on the metric's side and takes it all: none is left for the other.
             candidates = _non_negative(svd.left.T, svd.values, rank, self.start, rng)
             return [(held.T, _least_squares(matrix.T, held).T) for held in candidates]
-        if metric is None or root is None:
+        if dense is None:
             candidates = _non_negative(svd.right, svd.values, rank, self.start, rng)
         else:
-            thin = _divided(svd.right, root)
-            candidates = _non_negative(thin, svd.values, rank, self.start, rng, metric.dense(group))
+            thin = _divided(svd.right, dense, group)
+            with ridged(dense.moments[group], dense.ridge) as moments:
+                candidates = _non_negative(thin, svd.values, rank, self.start, rng, moments)
         return [(_least_squares(matrix, held, metric, group), held) for held in candidates]
 
     def _shape(self, op: Op) -> tuple[int, int, int]:
@@ -178,10 +180,11 @@ def _non_negative(
     if rank == columns:
         return [np.eye(columns)]
     balanced = right.astype(np.float64)
-    reduced = np.sqrt(values)[:, np.newaxis] * balanced
     if rank > len(balanced):
         return [_closed_form(balanced, rank)]  # Above the rank of any X it is exact: nothing is left to update.
-    held = _closed_form(balanced, rank) if start == "closed-form" else _clusters(reduced, rank, rng)
+    closed = _closed_form(balanced, rank) if start == "closed-form" else None
+    reduced = np.multiply(balanced, np.sqrt(values)[:, np.newaxis], out=balanced)
+    held = _clusters(reduced, rank, rng) if closed is None else closed
     # Updates that did not heed the metric could raise the error in it.
     is_updated = metric is None or columns <= UPDATED_SIDE
     return [held, _updated(reduced, held, UPDATES[start], metric)] if is_updated else [held]
@@ -221,9 +224,8 @@ def _updated(reduced: Float64Array, held: Float64Array, count: int, metric: Floa
 
     In a metric C the bound that the update rests on needs its positive and negative parts apart, as those of FᵀF.
     """
-    plus, minus = (None, None) if metric is None else (np.maximum(metric, 0), np.maximum(-metric, 0))
     weighed = reduced if metric is None else reduced @ metric
-    before = np.inf
+    before, held, columns = np.inf, held.copy(), held.shape[1]
     for step in range(count):
         free = _solved(held @ (held if metric is None else held @ metric).T, held @ weighed.T).T
         error = float(np.einsum("ij,ij->", weighed, reduced) - np.einsum("ij,ij->", free, weighed @ held.T))
@@ -231,13 +233,26 @@ def _updated(reduced: Float64Array, held: Float64Array, count: int, metric: Floa
             if before * (1 - STALLED) <= error:
                 break
             before = error
-        wanted, inner = free.T @ weighed, free.T @ free
-        over, under = np.maximum(inner, 0) @ held, np.maximum(-inner, 0) @ held
-        if plus is not None and minus is not None:
-            over, under = over @ plus + under @ minus, under @ plus + over @ minus
-        up, down = np.maximum(wanted, 0) + under, np.maximum(-wanted, 0) + over
-        held = held * np.sqrt(np.divide(up, down, out=np.zeros_like(up), where=down > np.finfo(np.float64).tiny))
+        inner = free.T @ free
+        for few in blocks(columns, COLUMN_ARRAYS * 8 * len(held)) if metric is None else [slice(None)]:
+            over, under = np.maximum(inner, 0) @ held[:, few], np.maximum(-inner, 0) @ held[:, few]
+            if metric is not None:
+                over, under = _by_sign(over, under, metric)
+            wanted = free.T @ weighed[:, few]
+            under += np.maximum(wanted, 0)
+            over += np.maximum(-wanted, 0)
+            ratio = np.divide(under, over, out=np.zeros_like(over), where=over > np.finfo(np.float64).tiny)
+            held[:, few] *= np.sqrt(ratio, out=ratio)
     return held
+
+
+def _by_sign(over: Float64Array, under: Float64Array, metric: Float64Array) -> tuple[Float64Array, Float64Array]:
+    """Return over C⁺ + under C⁻ and under C⁺ + over C⁻ for the positive and negative parts of C = C⁺ - C⁻ (n, n)."""
+    result = np.empty((2, *over.shape))
+    for few in blocks(len(metric), 16 * len(metric)):
+        plus, minus = np.maximum(metric[:, few], 0), np.maximum(-metric[:, few], 0)
+        result[0, :, few], result[1, :, few] = over @ plus + under @ minus, under @ plus + over @ minus
+    return result[0], result[1]
 
 
 def _solved(symmetric: Float64Array, wanted: FloatArray) -> Float64Array:
@@ -266,20 +281,27 @@ def _least_squares(
     return result
 
 
-def _root(moments: Float64Array) -> Float64Array:
-    """Return L, lower triangular, with L Lᵀ = `moments`."""
+def _seen(rows: FloatArray, metric: DenseMetric, group: int) -> FloatArray:
+    """Return rows (m, n) @ L for the lower triangular L with L Lᵀ = C, as factors are stored."""
+    from scipy.linalg.blas import dtrmm  # Loading SciPy takes longer than inspecting a network.
+
+    result: FloatArray = np.empty(rows.shape, stored_dtype(rows))
+    with lent(metric.moments[group], metric.ridge) as (root, _):
+        for few in blocks(len(rows), 16 * rows.shape[1]):
+            turned = rows[few].astype(np.float64, order="C").T
+            result[few] = dtrmm(1.0, root, turned, lower=1, trans_a=1, overwrite_b=1).T
+    return result
+
+
+def _divided(rows: FloatArray, metric: DenseMetric, group: int) -> Float64Array:
+    """Return rows (r, n) @ L⁻¹ for the same L."""
     import scipy.linalg  # Loading SciPy takes longer than inspecting a network.
 
-    root: Float64Array = scipy.linalg.cholesky(moments, lower=True, check_finite=False)
-    return root
-
-
-def _divided(rows: FloatArray, root: Float64Array) -> Float64Array:
-    """Return rows (r, n) @ L⁻¹ for lower triangular L."""
-    import scipy.linalg  # Loading SciPy takes longer than inspecting a network.
-
-    wanted = rows.T.astype(np.float64)
-    result: Float64Array = scipy.linalg.solve_triangular(root, wanted, lower=True, trans=1, check_finite=False).T
+    wanted = rows.astype(np.float64, order="C").T
+    with lent(metric.moments[group], metric.ridge) as (root, _):
+        result: Float64Array = scipy.linalg.solve_triangular(
+            root, wanted, lower=True, trans=1, overwrite_b=True, check_finite=False
+        ).T
     return result
 
 
@@ -294,8 +316,9 @@ def _squared_error(matrix: FloatArray, metric: Metric | None, group: int, pair: 
     """Return the squared error of left @ right, a `pair` as stored, in one group of the metric, if there is one."""
     if metric is None:
         return _squares(matrix, *pair)[0]
-    missing = matrix - product(*pair)
-    return float(np.einsum("ij,ij->", missing, metric.times(group, missing)))
+    left, right = pair
+    parts = blocks(len(matrix), 32 * matrix.shape[1])
+    return sum(metric.square(group, matrix[rows] - product(left[rows], right)) for rows in parts)
 
 
 def _squares(matrix: FloatArray, left: FloatArray, right: FloatArray) -> tuple[float, float]:

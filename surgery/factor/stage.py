@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from surgery.factor.cholesky import Solver, inverse, lending
-from surgery.factor.halves import half_inverse
+from surgery.factor.cholesky import Solver, inverse
+from surgery.factor.conjugate import solved_by_steps
+from surgery.factor.halves import Half, half_inverse
 from surgery.factor.kernels import dense, grouped
-from surgery.factor.metric import DenseMetric
+from surgery.factor.nearby import Nearby
 from surgery.factor.normal import Normal, Problem
-from surgery.ops import Conv2d, Float64Array
-from surgery.ops.array import product
+from surgery.ops import Conv2d, Float64Array, FloatArray
+from surgery.ops.array import BLOCK_BYTES, blocks, product
+
+# Of the weight's numbers: half of a matrix with no more than that is held and solved with; larger ones never are. So
+# are those of a block.
+HELD = 1.0
+SEARCHED = 16  # rows at a time: conjugate gradients hold several arrays of them
+COLUMN_ARRAYS = 8  # of the size of some columns or rows of a stage, for what is made of some at a time
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -21,35 +28,28 @@ class Search:
     """Where conjugate gradients for one stage of a problem stand.
 
     Attributes:
-        problem: what they are for.
-        inputs: solves with the mean of C over the stage's offsets.
+        inputs: solves with the mean of C' over the stage's offsets.
         last: the last step's direction, the gradient there and that one's square in the norm of the preconditioner.
+            The two only steer: they are held in float32.
     """
 
-    problem: Problem
     inputs: Solver
-    last: tuple[Float64Array, Float64Array, float] | None = None
+    last: tuple[FloatArray, FloatArray, float] | None = None
 
     @classmethod
     def of(cls, problem: Problem, window: tuple[int, int]) -> Search:
         """Return a search for a stage of that kernel, at its start."""
-        return cls(problem, half_inverse(problem.mean(window)))
-
-    @classmethod
-    def direct(cls, problem: Problem) -> Search:
-        """Return a search of one step, for a stage that has one offset and may take any numbers."""
-        metric, group = problem.metric, problem.group
-        if isinstance(metric, DenseMetric):
-            return cls(problem, lending(metric.moments[group], metric.ridge))
-        return cls(problem, lambda columns: metric.solve(group, columns.T).T)
+        return cls(half_inverse(problem.moments(window), np.float32))
 
     def direction(self, missing: Float64Array, scaled: Float64Array) -> Float64Array:
-        """Return where to go next, `scaled` being the preconditioned gradient."""
+        """Return where to go next, `scaled` being the preconditioned gradient, whose place it may take."""
         if self.last is None:
             return scaled
         direction, before, size = self.last
-        turned: Float64Array = scaled + max(0.0, float(np.vdot(missing - before, scaled)) / size) * direction
-        return turned if np.vdot(turned, missing) > 0 else scaled
+        share = max(0.0, float(np.vdot(missing, scaled) - np.vdot(before, scaled)) / size)
+        if np.vdot(scaled, missing) + share * np.vdot(direction, missing) > 0:
+            scaled += share * direction
+        return scaled
 
 
 def solved(
@@ -62,74 +62,201 @@ def solved(
 ) -> tuple[Conv2d, float, Search | None]:
     """Return the stage that is better between what the problem has taken in and the suffix, its gain and its search.
 
-    It is the best there is where there is no search, or no more than one offset.
+    It is the best there is where there is no search, to the last digits or to `conjugate.REST` of what is gained.
     """
-    if suffix and not keep_zeros:
-        if problem.is_whole and stage.groups == 1 and all(after.kernel == (1, 1) for after in suffix):
+    is_dense = problem.is_dense or not problem.is_whole
+    if not keep_zeros:
+        if suffix and problem.is_whole and stage.groups == 1 and all(after.kernel == (1, 1) for after in suffix):
             return *_solved_before_pointwise(stage, dense(suffix)[:, :, 0, 0], problem), None
-        if problem.is_dense and stage.groups == stage.in_channels == stage.out_channels:
-            return *_solved_by_channel(stage, dense(suffix), problem), None
-    if not problem.is_dense:
+        if suffix and is_dense and stage.groups == stage.in_channels == stage.out_channels:
+            return *_solved_by_channel(stage, *_mixed(suffix, problem)), None
+        if not problem.is_whole and stage.groups == 1 and stage.kernel == problem.kernel:
+            return *_solved_by_output(stage, dense(suffix)[:, :, 0, 0] if suffix else None, problem), None
+    if not is_dense:
         return stage, 0.0, None
-    if stage.kernel == problem.kernel and stage.groups == 1 and not keep_zeros:
-        return *_stepped(stage, suffix, Search.direct(problem), keep_zeros=False)[:2], None
-    return _stepped(stage, suffix, search or Search.of(problem, stage.kernel), keep_zeros=keep_zeros)
+    search = search or Search.of(problem, stage.kernel)
+    suffix, problem = _mixed(suffix, problem)
+    if keep_zeros or stage.groups > 1:
+        return *_solved_within(stage, suffix, problem, search.inputs, keep_zeros=keep_zeros), search
+    return _stepped(stage, suffix, problem, search)
+
+
+def _mixed(suffix: Sequence[Conv2d], problem: Problem) -> tuple[Sequence[Conv2d], Problem]:
+    """Return the same for as many outputs as the suffix has to give: the rest of what is wanted is out of its reach."""
+    if not suffix or suffix[-1].groups > 1 or len(suffix[-1].weight) <= suffix[-1].weight[0].size:
+        return suffix, problem
+    last = suffix[-1]
+    y, few = np.linalg.qr(last.weight.reshape(len(last.weight), -1))
+    return (*suffix[:-1], Conv2d(few.reshape(-1, *last.weight.shape[1:]))), replace(problem, mixed=y)
 
 
 def _solved_before_pointwise(stage: Conv2d, suffix: Float64Array, problem: Problem) -> tuple[Conv2d, float]:
     """Solve K T C = Sᵀ W C, K = SᵀS: the metric drops out, however large or short of samples it is."""
     rows = stage.weight.reshape(len(stage.weight), -1)
     outputs = suffix.T @ suffix
-    missing = np.asarray(product(suffix.T, problem.wanted), np.float64)
-    missing -= outputs @ rows
-    step = inverse(outputs.copy())(missing)
-    gain = float(np.vdot(outputs, problem.metric.gram(problem.group, step)))
-    return replace(stage, weight=(rows + step).reshape(stage.weight.shape)), gain
+    missing: Float64Array = product(suffix.T, problem.wanted).astype(np.float64, copy=False)
+    columns = list(blocks(missing.shape[1], 8 * COLUMN_ARRAYS * len(missing)))
+    for few in columns:
+        missing[:, few] -= outputs @ rows[:, few]
+    solve = inverse(outputs.copy())
+    for few in columns:
+        missing[:, few] = solve(missing[:, few])
+    gain = sum(
+        float(np.vdot(outputs[few] @ missing, problem.metric.times(problem.group, missing[few])))
+        for few in blocks(len(missing), 8 * COLUMN_ARRAYS * missing.shape[1])
+    )
+    missing += rows
+    return replace(stage, weight=missing.reshape(stage.weight.shape)), gain
 
 
-def _stepped(
-    stage: Conv2d, suffix: Sequence[Conv2d], search: Search, *, keep_zeros: bool
-) -> tuple[Conv2d, float, Search]:
-    """Go a step of conjugate gradients on what is missing of T, preconditioned by the mean over offsets.
+def _solved_by_output(stage: Conv2d, suffix: Float64Array | None, problem: Problem) -> tuple[Conv2d, float]:
+    """Solve T C' = S⁻ W C Bᵀ, S⁻ the inverse of the suffix (out, outputs) in its span: rows of T in the turned outputs.
 
-    Where there is one offset and nothing else is held at zero the preconditioner is the inverse, and one step leads
-    all the way.
+    With S = Y D Qᵀ, Y and Q orthonormal, the rows of D Qᵀ T are those of a regression of Yᵀ W on B, each by itself.
     """
-    theta = dense([stage])
-    allowed = (theta if keep_zeros else dense([replace(stage, weight=np.ones_like(stage.weight))])) != 0
-    normal = Normal(search.problem, suffix, stage.kernel, allowed)
-    missing, outputs = normal.missing(theta), normal.outputs()
-    scaled = normal.preconditioned(missing, search.inputs, None if outputs is None else inverse(outputs))
+    forth = back = None
+    if suffix is not None:
+        y, values, q = np.linalg.svd(suffix, full_matrices=False)
+        problem, forth, back = replace(problem, mixed=y), values[:, None] * q, q.T * _inverted(values)
+    steps = _held_steps if _is_held(problem.size, problem) else _searched_steps
+    rows, new, gain = _numbers(stage).reshape(len(stage.weight), -1), None, 0.0
+    for few, step, gained in steps(lambda few: rows[few] if forth is None else forth[few] @ rows, problem):
+        new, gain = rows.copy() if new is None else new, gain + gained
+        if back is None:
+            new[few] += step
+            continue
+        for some in problem.blocks(len(rows)):
+            new[some] += back[some, few] @ step
+    assert new is not None  # There is at least one row.
+    return replace(stage, weight=new.reshape(stage.weight.shape)), gain
+
+
+def _numbers(stage: Conv2d) -> Float64Array:
+    return stage.weight.astype(np.float64, copy=False)  # As `kernels_of` makes it.
+
+
+def _inverted(values: Float64Array) -> Float64Array:
+    """Return 1 / values, 0 where they are of rounding's size."""
+    floor = max(float(values[0]) * len(values) * np.finfo(np.float64).eps, np.finfo(np.float64).tiny)
+    return np.divide(1.0, values, out=np.zeros_like(values), where=values > floor)
+
+
+def _is_held(size: int, problem: Problem) -> bool:
+    return size * size // 2 <= max(HELD * problem.wanted.size, BLOCK_BYTES // 8)
+
+
+Steps = Iterator[tuple[slice, Float64Array, float]]
+
+
+def _held_steps(rows: Callable[[slice], Float64Array], problem: Problem) -> Steps:
+    """Yield some of the rows (m, channels · taps), the step from them to the best ones and its gain, by half of C'."""
+    moments, taps = Half.zeros(problem.size), problem.kernel[0] * problem.kernel[1]
+    missing = np.empty((len(problem), problem.size))
+    for (s, t), few, image in problem.images():
+        own = slice(s * problem.kernel[1] + t + taps * few.start, taps * few.stop, taps)
+        moments.add(own, problem.seen(image).reshape(len(image), -1))
+        for some in problem.blocks(len(problem)):
+            missing[some, own] = problem.target(some) @ image.T
+    del image
+    for some in problem.blocks(len(problem)):
+        missing[some] -= moments.times(rows(some).T).T
+    gains, solve = [], half_inverse(moments)
+    for some in problem.blocks(len(problem)):
+        step = solve(missing[some].T).T
+        gains.append(float(np.vdot(step, missing[some])))
+        missing[some] = step
+    del moments, solve
+    for some, gain in zip(problem.blocks(len(problem)), gains, strict=True):
+        yield some, missing[some], gain
+
+
+def _searched_steps(rows: Callable[[slice], Float64Array], problem: Problem) -> Steps:
+    """Yield what `_held_steps` does, C' never made."""
+    solve, shape = Nearby.of(problem).inverse(), (-1, problem.channels, *problem.kernel)
+    for few in problem.blocks(len(problem), SEARCHED):
+        missing = problem.missing(few, rows(few).reshape(shape))
+        step, gain = solved_by_steps(problem.times, missing, solve)
+        del missing
+        yield few, step.reshape(len(step), -1), gain
+
+
+def _stepped(stage: Conv2d, suffix: Sequence[Conv2d], problem: Problem, search: Search) -> tuple[Conv2d, float, Search]:
+    """Go a step of conjugate gradients on what is missing of T, preconditioned by the mean over offsets."""
+    normal = Normal(problem, suffix, stage.weight.shape)
+    missing = normal.missing(_numbers(stage))
+    scaled = _preconditioner(normal, search.inputs)(missing)
     size = float(np.vdot(missing, scaled))
     direction = search.direction(missing, scaled)
     curvature, slope = normal.square(direction), float(np.vdot(direction, missing))
     if slope <= 0 or curvature <= 0:  # Only of rounding, where nothing is left to gain.
         return stage, 0.0, search
     share = slope / curvature
-    new = replace(search, last=(direction, missing, size))
-    return replace(stage, weight=grouped(theta + share * direction, stage.groups)), slope * share, new
+    new = replace(search, last=(direction.astype(np.float32), missing.astype(np.float32), size))
+    direction *= share
+    direction += stage.weight
+    return replace(stage, weight=direction), slope * share, new
 
 
-def _solved_by_channel(stage: Conv2d, suffix: Float64Array, problem: Problem) -> tuple[Conv2d, float]:
-    """Solve for a stage with one kernel per channel: its normal matrix, channel and tap by channel and tap."""
-    window, channels, taps = stage.kernel, stage.out_channels, stage.weight[0].size
-    (moments, ridge), (p, q) = problem.moments(), window
-    offsets, cross = problem.offsets(window), np.asarray(problem.cross(), np.float64)
-    matrix = np.zeros((stage.weight.size, stage.weight.size))
-    normal, missing = matrix.reshape(channels, taps, channels, taps), np.zeros((channels, taps))
-    for at in offsets:
-        tail = suffix[:, :, at[0], at[1]]
-        seen = problem.seen(cross, at, window).reshape(-1, channels, taps)
-        missing += np.einsum("oa,oap->ap", tail, seen)
-        for other in offsets:
-            (s, t), (u, v) = at, other
-            part = moments[:, s : s + p, t : t + q, :, u : u + p, v : v + q].copy().reshape(matrix.shape)
-            if at == other:
-                part.flat[:: len(part) + 1] += ridge
-            part = part.reshape(normal.shape)
-            part *= (tail.T @ suffix[:, :, other[0], other[1]])[:, None, :, None]
-            normal += part
-    theta, wanted = stage.weight.reshape(-1), missing.reshape(-1)
-    wanted -= matrix @ theta
-    step = inverse(matrix)(wanted[:, None])[:, 0]
-    return replace(stage, weight=(theta + step).reshape(stage.weight.shape)), float(step @ wanted)
+def _solved_within(
+    stage: Conv2d, suffix: Sequence[Conv2d], problem: Problem, inputs: Solver, *, keep_zeros: bool
+) -> tuple[Conv2d, float]:
+    """Solve for a stage with numbers that stay zero: those between its groups, and its own where they are kept."""
+    theta = dense([stage])
+    allowed = (theta if keep_zeros else dense([replace(stage, weight=np.ones_like(stage.weight))])) != 0
+    normal = Normal(problem, suffix, theta.shape)
+    near = _preconditioner(normal, inputs)
+    missing = normal.missing(theta) * allowed
+    step, gain = solved_by_steps(
+        _of_one(lambda numbers: normal.times(numbers) * allowed),
+        missing[None],
+        _of_one(lambda rest: near(rest) * allowed),
+    )
+    return replace(stage, weight=grouped(theta + step[0], stage.groups)), gain
+
+
+def _preconditioner(normal: Normal, inputs: Solver) -> Callable[[Float64Array], Float64Array]:
+    """Return what solves with SᵀS, summed over its offsets, and C' as `inputs` does."""
+    outputs = normal.outputs()
+    solve = None if outputs is None else inverse(outputs)
+
+    def precondition(numbers: Float64Array) -> Float64Array:
+        result = inputs(numbers.reshape(len(numbers), -1).T).T
+        return (result if solve is None else solve(result)).reshape(numbers.shape)
+
+    return precondition
+
+
+def _solved_by_channel(stage: Conv2d, suffix: Sequence[Conv2d], problem: Problem) -> tuple[Conv2d, float]:
+    """Solve for a stage with one kernel per channel: its normal matrix is SᵀS and C' number by number."""
+    normal = Normal(problem, suffix, stage.weight.shape)
+    missing = normal.missing(_numbers(stage))
+    if _is_held(stage.weight.size, problem):
+        solve = half_inverse(_by_channel(dense(suffix), problem, stage.kernel))
+        step = solve(missing.reshape(-1, 1)).reshape(missing.shape)
+        gain = float(np.vdot(step, missing))
+    else:
+        solve_nearby = Nearby.of(problem).by_channel(dense(suffix), stage.kernel)
+        found, gain = solved_by_steps(_of_one(normal.times), missing[None], _of_one(solve_nearby))
+        step = found[0]
+    return replace(stage, weight=stage.weight + step), gain
+
+
+def _of_one(change: Callable[[Float64Array], Float64Array]) -> Callable[[Float64Array], Float64Array]:
+    return lambda rows: change(rows[0])[None]
+
+
+def _by_channel(suffix: Float64Array, problem: Problem, window: tuple[int, int]) -> Half:
+    """Return the normal matrix of a stage with one kernel of that size per channel, channel by channel."""
+    (p, q), offsets = window, problem.offsets(window)
+    result = Half.zeros(problem.channels * p * q)
+    for (s, t), few, image in problem.images():
+        rows = problem.seen(image)
+        for u, v in offsets:
+            if 0 <= s - u < p and 0 <= t - v < q:
+                own, part = suffix[:, few, u, v].T, np.zeros((len(rows), problem.channels, p, q))
+                for k, m in offsets:
+                    part += (own @ suffix[:, :, k, m])[:, :, None, None] * rows[:, :, k : k + p, m : m + q]
+                result.add(
+                    slice((s - u) * q + t - v + p * q * few.start, p * q * few.stop, p * q), part.reshape(len(rows), -1)
+                )
+    return result

@@ -17,9 +17,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from surgery.factor.kernels import kernels_of, made_of
 from surgery.factor.metric import DenseMetric, Metric, SampledMetric
 from surgery.factor.solver import stored_dtype
-from surgery.ops import Chain, Float64Array, FloatArray, Op, Scale, collapse
+from surgery.ops import Chain, Float64Array, FloatArray, Op, Scale
 from surgery.ops.array import blocks
 
 MAX_SIDE = 8192  # Inputs of a patch up to which Cxx is held: 0.5 GB in float64. Longer ones keep samples instead.
@@ -144,9 +145,9 @@ def target(op: Op, statistics: Statistics, ridge: float) -> tuple[Op, Metric]:
 
 def centred_bias(chain: Chain, moments: Moments) -> Float64Array:
     """Return the last bias with which the chain's mean output is the wanted one."""
-    whole = collapse(chain).weight
-    rows = np.split(whole.reshape(len(whole), -1), len(moments.mean_x))
-    made = np.concatenate([part @ mean for part, mean in zip(rows, moments.mean_x, strict=True)])
+    groups = len(moments.mean_x)
+    kernels = (kernels_of(chain, groups, g) for g in range(groups))
+    made = np.concatenate([made_of(x[np.newaxis], own)[0] for x, own in zip(moments.mean_x, kernels, strict=True)])
     result: Float64Array = moments.mean_y - made
     return result
 

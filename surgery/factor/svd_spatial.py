@@ -7,16 +7,20 @@ kernel alike, and both are then refitted in turn.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 
 from surgery.factor.base import Fit, Rank, as_conv2d
-from surgery.factor.matrix_method import MatrixMethod
-from surgery.factor.metric import DenseMetric, Metric
+from surgery.factor.halves import Half
+from surgery.factor.matrix_method import MatrixMethod, Times
+from surgery.factor.metric import Metric
+from surgery.factor.normal import Problem
 from surgery.factor.refit import refit, relative_error
-from surgery.ops import Chain, Conv2d, FloatArray, Op
+from surgery.ops import Chain, Conv2d, Float64Array, FloatArray, Op
 
 
 @dataclass(frozen=True)
@@ -72,17 +76,15 @@ class SvdSpatial(MatrixMethod):
 
     def start(self, op: Op, rank: Rank, metric: Metric) -> Chain:
         """Return the chain that is best in the mean metric of the inputs' columns."""
-        return super().in_metric(op, rank, _of_columns(as_conv2d(self, op), metric)).chain
+        return self.best(op, rank, _over_columns(as_conv2d(self, op), metric))
 
 
-def _of_columns(conv: Conv2d, metric: Metric) -> DenseMetric:
-    """Return the mean second moments of a patch's columns, (groups, in / groups · kh, the same)."""
-    groups, kw = metric.groups, conv.kernel[1]
-    size = metric.size // kw
-    # The ridge is the same to the mean: added to that alone, it takes no copy of C.
-    held = metric if isinstance(metric, DenseMetric) else None
-    result = np.zeros((groups, size, size))
-    for group in range(groups):
-        moments = held.moments[group] if held else metric.dense(group)
-        result[group] = np.einsum("akbk->ab", moments.reshape(size, kw, size, kw)) / kw
-    return DenseMetric(result, held.ridge if held else 0.0)
+def _over_columns(conv: Conv2d, metric: Metric) -> Iterator[Times]:
+    """Yield for each group what multiplies rows (m, in / groups · kh) by the mean second moment of columns."""
+    for group, weight in enumerate(np.split(conv.weight.reshape(len(conv.weight), -1), metric.groups)):
+        moments = Problem(metric, group, conv.weight.shape[1:], weight).moments((conv.kernel[0], 1))
+        yield partial(_times, moments)
+
+
+def _times(moments: Half, rows: FloatArray) -> Float64Array:
+    return moments.times(rows.T.astype(np.float64)).T

@@ -17,13 +17,14 @@ import numpy.typing as npt
 from surgery.factor.metric import Metric
 from surgery.factor.tucker2 import _contract_inputs
 from surgery.ops import Float64Array, FloatArray
-from surgery.ops.array import product
+from surgery.ops.array import blocks
 
 # A sweep that lowers the squared error by less than this share of ||W||^2 ends the iteration.
 SWEEP_GAIN = 1e-6
 GRADIENT_STEPS = 10
 COLUMN_SWEEPS = 3
 METRIC_STEPS = 30
+ROW_ARRAYS = 8  # of the size of some rows of a weight, for what is made of some at a time
 SINGULAR = 1e-10  # Eigenvalues of a Gram matrix that count as zero, as a share of the largest.
 # A gradient is noise of 1e-16 of the target, 1e-32 when squared, which inverse Gram matrices enlarge by 1e10.
 CONVERGED = 1e-20
@@ -171,9 +172,16 @@ def fit_left(
     weight: FloatArray, factors: Factors, kept: Float64Array, step: Step, metric: Metric, group: int
 ) -> Factors:
     """Return the factors with F moved by `step` towards its least error in one group of `metric`; S and G stay."""
-    z = np.einsum("akb,nb->ank", factors.core, factors.right).reshape(len(factors.core), -1)
-    target = product(weight.reshape(len(weight), -1), metric.times(group, z).T)
-    normal = Normal(np.ones((1, 1)), metric.gram(group, z), target.astype(np.float64)[:, np.newaxis])
+    core, flat = factors.core, factors.core.reshape(len(factors.core), -1)
+    rows = weight.reshape(len(weight), -1)
+    gram, target = np.empty((len(core), len(core))), np.empty((len(rows), len(core)))
+    for few in blocks(len(core), ROW_ARRAYS * 8 * rows.shape[1]):
+        z = np.tensordot(core[few], factors.right, (2, 1)).swapaxes(1, 2)
+        image = metric.times(group, z.reshape(len(z), -1))
+        gram[few] = np.tensordot(image.reshape(z.shape), factors.right, (1, 0)).reshape(len(z), -1) @ flat.T
+        for some in blocks(len(rows), ROW_ARRAYS * 8 * rows.shape[1]):
+            target[some, few] = rows[some].astype(np.float64) @ image.T
+    normal = Normal(np.ones((1, 1)), (gram + gram.T) / 2, target[:, np.newaxis])
     left = factors.left[:, np.newaxis]
     for _ in range(METRIC_STEPS):
         left = step(left, kept[:, np.newaxis], normal)

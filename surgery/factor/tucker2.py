@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 from math import ceil
+from operator import add
 from typing import ClassVar
 
 import numpy as np
@@ -120,6 +122,14 @@ class Tucker2:
         """See `Method.factor`. Deterministic: `seed` has no effect."""
         self._checked(op, rank)
         conv = as_conv2d(self, op)
+        chain, error = self._blind(conv, rank)
+        if metric is None:
+            return Fit(chain, tuple(rank), error, "hooi")
+        chain = refit(chain, (0, 1, 2), op, metric)
+        return Fit(chain, tuple(rank), relative_error(chain, op), "hooi, refitted")
+
+    def _blind(self, conv: Conv2d, rank: Rank) -> tuple[Chain, float]:
+        """Return the chain that orthogonal iteration finds, and its relative error."""
         dtype = stored_dtype(conv.weight)
         parts, squared_residual, squared_norm = [], 0.0, 0.0
         for weight in _groups(conv):
@@ -130,11 +140,7 @@ class Tucker2:
             middle = core.transpose(0, 2, 1).reshape(*rank, *conv.kernel)
             parts.append((first, middle, u_out[:, :, None, None]))
         chain = contiguous(_chain(conv, *(np.concatenate(weights) for weights in zip(*parts, strict=True))))
-        if metric is not None:
-            chain = refit(chain, (0, 1, 2), op, metric)
-            return Fit(chain, tuple(rank), relative_error(chain, op), "hooi, refitted")
-        error = float(np.sqrt(squared_residual / squared_norm)) if squared_norm else 0.0
-        return Fit(chain, tuple(rank), error, "hooi")
+        return chain, float(np.sqrt(squared_residual / squared_norm)) if squared_norm else 0.0
 
     def _shape(self, op: Op) -> tuple[int, int, int]:
         """Return outputs and inputs per group, and taps of the kernel."""
@@ -199,20 +205,23 @@ def _subspaces(weight: FloatArray, r_out: int, r_in: int, total: float) -> tuple
     outputs, taps, inputs = weight.shape
     flat, tall = weight.reshape(outputs, -1), weight.reshape(-1, inputs)
     wide_out, wide_in = min(outputs, ceil(WIDER * r_out)), min(inputs, ceil(WIDER * r_in))
-    seen, kept, precision = tall, 0.0, weight.dtype.type
+    kept, precision = 0.0, weight.dtype.type
+    moments = gram_in(precision, tall.T)
     for _ in range(MAX_SWEEPS + 1):
-        squares, q_in = leading_eigenvectors(gram_in(precision, seen.T), wide_in)
+        squares, q_in = leading_eigenvectors(moments, wide_in)
         thin = (tall @ q_in).reshape(outputs, taps, wide_in)
         _, q_out = leading_eigenvectors(gram_in(precision, thin[:, :, :r_in].reshape(outputs, -1)), wide_out)
-        core = (q_out.T @ thin.reshape(outputs, -1)).reshape(wide_out, taps, wide_in).astype(np.float64, copy=False)
+        core = (q_out.T @ thin.reshape(outputs, -1)).reshape(wide_out, taps, wide_in)
         del thin  # As large as the weight, where the rank is.
+        core = core.astype(np.float64, copy=False)
         before, (a, b, kept) = kept, _swept(core, r_out, r_in, _least_gain(total - kept, total, precision))
+        del core
         u_out, u_in, tail = q_out @ a, q_in @ b, total - kept
         if precision is np.float32 and float32_loss(squares[0], r_in) > 2 * EXCESS * tail:
             return u_out, u_in, False
         if kept - before <= _least_gain(tail, total, precision):
             break
-        seen = (u_out.T.astype(weight.dtype) @ flat).reshape(-1, inputs)
+        moments = gram_in(precision, (u_out.T.astype(weight.dtype) @ flat).reshape(-1, inputs).T)
     return u_out, u_in, True
 
 
@@ -230,10 +239,9 @@ def _swept(core: Float64Array, r_out: int, r_in: int, least: float) -> tuple[Flo
     kept = float(np.sum(np.square(core[:r_out, :, :r_in])))
     for _ in range(MAX_SWEEPS):
         before = kept
-        seen = (u_out.T @ core.reshape(outputs, -1)).reshape(-1, inputs)
-        _, u_in = leading_eigenvectors(gram(seen.T), r_in)
-        thin = (core.reshape(-1, inputs) @ u_in).reshape(outputs, -1)
-        squares, u_out = leading_eigenvectors(gram(thin), r_out)
+        # Tap by tap: all of either product would be as large as the weight, where the rank is.
+        _, u_in = leading_eigenvectors(reduce(add, (gram((u_out.T @ tap).T) for tap in core.swapaxes(0, 1))), r_in)
+        squares, u_out = leading_eigenvectors(reduce(add, (gram(tap @ u_in) for tap in core.swapaxes(0, 1))), r_out)
         kept = float(squares.sum())
         if kept - before <= least:
             break

@@ -11,6 +11,7 @@ FloatArray = npt.NDArray[np.floating]
 Float64Array = npt.NDArray[np.float64]
 Size = tuple[int, int]  # (height, width) in pixels
 
+SHARE = 8  # A tile takes no more than this part of the columns of a product: few matrices are large beside a block.
 BLOCK_BYTES = 4 * 2**20  # Large enough for BLAS to run at full speed, small beside any layer worth blocking.
 
 
@@ -31,7 +32,7 @@ def product(left: FloatArray, right: FloatArray, dtype: npt.DTypeLike = np.float
     result: FloatArray = np.empty((rows, columns), dtype=dtype)
     for i in blocks(rows, 8 * inner):
         tile = left[i].astype(np.float64)
-        for j in blocks(columns, 8 * max(inner, tile.shape[0])):
+        for j in blocks(columns, max(8 * max(inner, tile.shape[0]), SHARE * BLOCK_BYTES // columns)):
             result[i, j] = tile @ right[:, j].astype(np.float64)
     return result
 

@@ -27,7 +27,7 @@ def test_a_half_is_the_matrix_written_into_it_in_any_order(size: int) -> None:
     matrix, half = made(size)
     again = Half.zeros(size)
     for start in range(3):
-        again.put(slice(start, size, 3), matrix[start::3])
+        again.add(slice(start, size, 3), matrix[start::3])
     np.testing.assert_array_equal(again.whole(), np.tril(matrix) + np.tril(matrix, -1).T)
     scale = size * EPS * float(np.abs(matrix).max())  # Sums of as many products in another order.
     np.testing.assert_allclose(half.whole(), matrix, rtol=0, atol=scale)
