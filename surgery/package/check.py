@@ -71,8 +71,9 @@ def _check_sums(parcel: Parcel) -> None:
 
 
 def _manifest(parcel: Parcel) -> dict[str, Any]:
+    raw = parcel.read(MANIFEST, MANIFEST_BYTES)
     try:
-        facts = json.loads(parcel.read(MANIFEST, MANIFEST_BYTES))
+        facts = json.loads(raw)
         found = facts["tool"], facts["format"]
         twin = facts["twin"] or {"files": [], "outputs": {}}
         names = [facts["target"], *facts["model"]["files"], *twin["files"], *twin["outputs"].values()]
