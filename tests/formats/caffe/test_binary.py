@@ -104,22 +104,31 @@ NET = any_order(
 )
 
 
+def as_text(value: str | bytes) -> str:
+    """What protobuf cannot decode it gives as bytes; here such bytes are lone surrogates."""
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+
+
+def texts(values: Iterable[str | bytes]) -> list[str]:
+    return [as_text(value) for value in values]
+
+
 def assert_same(model: Caffemodel, net: Proto) -> None:
     """The index says of every layer what protobuf says."""
     new = [layer for layer in model.layers if layer.generation == 2]
     old = [layer for layer in model.layers if layer.generation < 2]
     for layer, theirs in zip(new, net.layer, strict=True):
-        assert (layer.name, layer.type) == (theirs.name, theirs.type)
-        assert (list(layer.bottoms), list(layer.tops)) == (list(theirs.bottom), list(theirs.top))
+        assert (layer.name, layer.type) == (as_text(theirs.name), as_text(theirs.type))
+        assert (list(layer.bottoms), list(layer.tops)) == (texts(theirs.bottom), texts(theirs.top))
         assert_same_blobs(model, layer.blobs, theirs.blobs)
     for layer, theirs in zip(old, net.layers, strict=True):
-        assert (list(layer.bottoms), list(layer.tops)) == (list(theirs.bottom), list(theirs.top))
+        assert (list(layer.bottoms), list(layer.tops)) == (texts(theirs.bottom), texts(theirs.top))
         assert layer.generation == (0 if theirs.HasField("layer") else 1)
         inner = theirs.layer if theirs.HasField("layer") else theirs
-        assert layer.name == inner.name
+        assert layer.name == as_text(inner.name)
         assert_same_blobs(model, layer.blobs, inner.blobs)
         if layer.generation == 0:
-            assert layer.type == V0_TYPES.get(inner.type, inner.type)
+            assert layer.type == V0_TYPES.get(as_text(inner.type), as_text(inner.type))
         elif inner.HasField("type"):
             kinds = type(inner).DESCRIPTOR.fields_by_name["type"].enum_type.values_by_number
             assert layer.type == V1_TYPES[kinds[inner.type].name]
