@@ -61,7 +61,7 @@ def carry_out(
             "edits": list(decision.rows),
             "left": [{"layer": left.key, "reason": left.reason} for left in decision.left],
             "notes": [*edited.format.notes(edited), *_reshaped(model, written)],
-            "verified": _as_facts(verdict),
+            "verified": as_facts(verdict),
         }
         text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
         (staging / REPORT).write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -95,7 +95,8 @@ def _output_shapes(model: Model) -> dict[str, str]:
     return {name: "x".join(map(str, shapes[name] or "?")) for name in model.format.outputs(model) if name in shapes}
 
 
-def _as_facts(verdict: Verdict | None) -> Facts | None:
+def as_facts(verdict: Verdict | None) -> Facts | None:
+    """Return what is told of a verification as JSON values, None where there was none."""
     if verdict is None:
         return None
     worst = verdict.worst if verdict.comparisons else None

@@ -23,7 +23,7 @@ from surgery.plans import Cut, Plan, to_json
 from surgery.report import as_json, empty, facts, render_html, render_markdown
 from surgery.rewriting import Rewritten, rewrite
 from surgery.survey import Survey, survey
-from surgery.ternary import ternary_layers, write
+from surgery.ternary import TernaryLayer, ternary_layers, write
 from surgery.verify import AUTO_ENGINES as AUTO_ENGINES
 from surgery.verify import Verdict, verify_cut
 
@@ -191,10 +191,6 @@ def _told(calibration: Calibration) -> str:
 
 
 def _write_ternary(model: Path, result: Rewritten) -> Sequence[Path]:
-    """Write the layers whose weights are -1, 0 and 1 at 2 bits each, for who builds a runtime; nothing without such.
-
-    Beside an ONNX file that has the operator for it, the same file with these weights as int8 is written too.
-    """
     names = result.model.format.made(result.model)
     found = {
         name: layer
@@ -203,6 +199,14 @@ def _write_ternary(model: Path, result: Rewritten) -> Sequence[Path]:
         for key, chain in made.chains.items()
         for name, layer in ternary_layers(chain, names[key]).items()
     }
+    return write_compact(model, found)
+
+
+def write_compact(model: Path, found: Mapping[str, TernaryLayer]) -> Sequence[Path]:
+    """Write layers whose weights are -1, 0 and 1 at 2 bits each, for who builds a runtime; nothing without such.
+
+    Beside an ONNX file that has the operator for it, the same file with these weights as int8 is written too.
+    """
     if not found:
         return []
     written = [model.with_suffix(".ternary")]

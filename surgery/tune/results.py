@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.errors import ModelError, VerificationError
-from surgery.formats import digest, is_onnx
+from surgery.editing import as_facts
+from surgery.errors import VerificationError
+from surgery.formats import digest
 from surgery.model import Model, PerChannel, Refusal
 from surgery.ops import Chain, Stage
 from surgery.output import REPORT, TOOL
+from surgery.pipeline import write_compact
 from surgery.plans import Plan, to_json
 from surgery.survey import survey
-from surgery.ternary import ternary_layers, write
+from surgery.ternary import ternary_layers
 from surgery.tune.asked import Asked, settings
 from surgery.tune.page import curve, render_html, render_markdown
 from surgery.tune.parts import TERNARY, Part, Placed
@@ -102,18 +103,7 @@ def write_ternary(model: Model, placements: Sequence[Placed], path: Path) -> Seq
         if any(TERNARY in part.kinds for part in chain)
         for name, layer in ternary_layers(_chain(model, chain), [part.key for part in chain]).items()
     }
-    if not found:
-        return []
-    written = [path.with_suffix(".ternary")]
-    write(written[0], found, {})
-    if is_onnx(path):
-        from surgery.formats.onnx.ternary import with_int8
-
-        small = path.with_suffix(".int8.onnx")
-        with suppress(ModelError):  # An opset that has no DequantizeLinear.
-            with_int8(path, small)
-        written += [each for each in (small, small.with_name(f"{small.name}.data")) if each.exists()]
-    return written
+    return write_compact(path, found)
 
 
 def _chain(model: Model, parts: Sequence[Part]) -> Chain:
@@ -133,20 +123,6 @@ def _stage(model: Model, part: Part) -> Stage:
 def named(files: Sequence[Path]) -> dict[str, Any]:
     """Return what tells a model from others."""
     return {"files": [path.name for path in files], "digest": digest(files)}
-
-
-def as_facts(verdict: Verdict | None) -> dict[str, Any] | None:
-    """Return what is told of a verification, None where there was none."""
-    if verdict is None:
-        return None
-    worst = verdict.worst if verdict.comparisons else None
-    return {
-        "runtime": verdict.runtime,
-        "reason": verdict.reason,
-        "blobs": len(verdict.comparisons),
-        "worst_blob": worst and worst.blob,
-        "worst_rel_l2": worst and worst.rel_l2,
-    }
 
 
 def _json(value: Mapping[str, Any]) -> str:

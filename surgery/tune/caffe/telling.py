@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from surgery.formats import digest
+from surgery.editing import as_facts
 from surgery.model import Model
 from surgery.output import REPORT, TOOL
 from surgery.runtime import Caffe
@@ -22,6 +22,7 @@ from surgery.tune.caffe.settings import Goal, Solver
 from surgery.tune.caffe.writing import Files
 from surgery.tune.data import open_samples
 from surgery.tune.page import curve, render_html, render_markdown
+from surgery.tune.results import named
 from surgery.verify import Verdict
 from surgery.version import __version__
 
@@ -39,8 +40,8 @@ def facts_of(order: Order, files: Files, training: Training, tuned: Model, verdi
         "format": FORMAT,
         "verb": "tune",
         "versions": {TOOL: __version__, "Caffe": Caffe().version()},
-        "source": _named(asked.cut.files),
-        "teacher": _named(asked.teacher.files),
+        "source": named(asked.cut.files),
+        "teacher": named(asked.teacher.files),
         "params": [each.params for each in sizes],
         "macs": [each.macs for each in sizes],
         "data": _told_data(asked, order.feed),
@@ -49,7 +50,7 @@ def facts_of(order: Order, files: Files, training: Training, tuned: Model, verdi
         "scores": _scores(order, training, tuned),
         "steps": [_step(order, files, training)],
         "notes": list(order.notes),
-        "verified": _as_facts(verdict),
+        "verified": as_facts(verdict),
     }
 
 
@@ -140,32 +141,15 @@ def write_report(
         "tool": TOOL,
         "format": FORMAT,
         "verb": "tune",
-        "source": _named(order.asked.cut.files),
+        "source": named(order.asked.cut.files),
         "files": [*names, REPORT],
         "scores": {},
         "steps": [],
         "notes": [*order.notes, *notes],
-        "verified": _as_facts(verdict),
+        "verified": as_facts(verdict),
     }
     (folder / REPORT).write_text(_json(facts), encoding="utf-8", errors="backslashreplace")
     return facts
-
-
-def _named(files: Sequence[Path]) -> dict[str, Any]:
-    return {"files": [path.name for path in files], "digest": digest(files)}
-
-
-def _as_facts(verdict: Verdict | None) -> dict[str, Any] | None:
-    if verdict is None:
-        return None
-    worst = verdict.worst if verdict.comparisons else None
-    return {
-        "runtime": verdict.runtime,
-        "reason": verdict.reason,
-        "blobs": len(verdict.comparisons),
-        "worst_blob": worst and worst.blob,
-        "worst_rel_l2": worst and worst.rel_l2,
-    }
 
 
 def _json(value: Mapping[str, Any]) -> str:
