@@ -223,26 +223,37 @@ def _by_gram(matrix: FloatArray, rank: int) -> tuple[Float64Array, FloatArray]:
 
 
 def _projected(matrix: FloatArray, squares: Float64Array, u: FloatArray, solver: str) -> TruncatedSvd:
-    """Return W ≈ U (Uᵀ W) for orthonormal U (m, r), with products in the precision of U.
-
-    Where that is float32, the residual is known to be above a hundredth of ||W||: rounding, 1e-6 of ||W|| and
-    independent of it, moves it by a share of 1e-8.
-    """
+    """Return W ≈ U (Uᵀ W) for orthonormal U (m, r), with products in the precision of U."""
     dtype = stored_dtype(matrix)
     # sqrt(s) shares each component equally. Any other positive number would be as correct, so eigenvalues that
     # are rounding noise are replaced by the size of that noise, and those of a zero matrix by 1.
     noise = squares[0] * len(u) * np.finfo(np.float64).eps or 1.0
     share = (np.maximum(squares, noise) ** 0.25).astype(u.dtype)
     left = (u * share).astype(dtype)
-    project, expand = (u / share).T, left.astype(u.dtype)
+    project = (u / share).T
     right: FloatArray = np.empty((len(squares), matrix.shape[1]), dtype=dtype)
     squared_residual = squared_norm = 0.0
-    for j in blocks(matrix.shape[1], 16 * matrix.shape[0]):  # The block and what is taken from it.
+    for j in blocks(matrix.shape[1], 16 * matrix.shape[0]):  # The block and what is missing of it.
         block = np.require(matrix[:, j], u.dtype, "A")
         right[:, j] = project @ block
-        missing = expand @ right[:, j].astype(u.dtype, copy=False)
-        missing -= block
         squared_norm += float(np.einsum("ij,ij->", block, block, dtype=np.float64))
-        squared_residual += float(np.einsum("ij,ij->", missing, missing, dtype=np.float64))
+        if u.dtype == np.float64:
+            missing = left.astype(np.float64) @ right[:, j]
+            missing -= block
+            squared_residual += float(np.einsum("ij,ij->", missing, missing))
+    if u.dtype == np.float32:
+        squared_residual = squared_norm - _explained(left, right, share.astype(np.float64))
     norms = float(np.sqrt(squared_residual)), float(np.sqrt(squared_norm))
     return TruncatedSvd(left, right, np.sqrt(squares), *norms, solver=solver)
+
+
+def _explained(left: FloatArray, right: FloatArray, share: Float64Array) -> float:
+    """Return ||W||_F² - ||W - LR||_F² = 2 <LᵀW, R> - <LᵀL, RRᵀ> for the rounded factors of `_projected`.
+
+    LᵀW is R times the squares of `share`, but for rounding: together about 1e-8 of ||W||², where float32 is used only
+    if more than 1e-4 of it is left.
+    """
+    moments = gram(right)
+    overlaps = left.T.astype(np.float64) @ left.astype(np.float64)
+    symmetric = moments + np.tril(moments, -1).T
+    return float(2 * share**2 @ moments.diagonal() - np.sum(overlaps * symmetric))
