@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+BatchNorm = Literal["batch", "fixed"]
 
 SCHEDULES = ("one-shot", "iterative", "hybrid")
 COURSES = ("cosine", "step", "constant")
-BATCHNORMS = ("batch", "fixed")
+BATCHNORMS: tuple[BatchNorm, ...] = ("batch", "fixed")
 OPTIMIZERS = ("sgd", "adam")
 
 
@@ -36,7 +39,7 @@ class Recipe:
     optimizer: str = "sgd"
     momentum: float = 0.9
     decay: float = 1e-4
-    batchnorm: str = "batch"
+    batchnorm: BatchNorm = "batch"
     patience: int = 5
     batch: int = 64
     seed: int = 0

@@ -12,8 +12,9 @@ from surgery.tune.caffe.finding import feed_of
 from surgery.tune.caffe.history import Point
 from surgery.tune.caffe.reading import trained_blobs
 from surgery.tune.caffe.running import Training, run
-from surgery.tune.caffe.settings import BatchNorm, Goal, Policy, Solver
+from surgery.tune.caffe.settings import Goal, Policy, Solver
 from surgery.tune.caffe.writing import Files, write
+from surgery.tune.recipe import BatchNorm
 
 __all__ = [
     "BatchNorm",

@@ -8,7 +8,6 @@ from typing import Literal
 from surgery.errors import PlanError
 
 Policy = Literal["poly", "step", "fixed"]
-BatchNorm = Literal["fixed", "batch"]
 KINDS = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
 
 

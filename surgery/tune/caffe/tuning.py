@@ -91,6 +91,7 @@ def _written(order: Order, folder: Path, progress: Progress, *, fresh: bool) -> 
         folder,
         teacher=asked.teacher,
         frozen=order.frozen,
+        batchnorm=asked.recipe.batchnorm,
         threads=asked.threads,
         progress=progress,
         fresh=fresh,

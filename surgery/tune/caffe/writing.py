@@ -24,11 +24,12 @@ from surgery.tune.caffe import data_layers, hdf5
 from surgery.tune.caffe.batches import TEST, TRAIN, Batches, batches_of, parts_of
 from surgery.tune.caffe.blocks import Lines, Names
 from surgery.tune.caffe.feeds import Feed, Own, Stored
-from surgery.tune.caffe.settings import BatchNorm, Goal, Solver
+from surgery.tune.caffe.settings import Goal, Solver
 from surgery.tune.caffe.solver import NETWORK, SNAPSHOT, solver_text
 from surgery.tune.caffe.storing import Wanted, store
 from surgery.tune.caffe.storing import teacher as opened_teacher
 from surgery.tune.caffe.train_val import Ends, Request, ends, names_for, replaced, train_val
+from surgery.tune.recipe import BatchNorm
 
 VERSION = 1  # of what these files say for one request
 SOLVER, REQUEST, LOG = "solver.prototxt", "request.json", "train.log"

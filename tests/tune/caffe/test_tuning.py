@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -20,8 +21,9 @@ from surgery.rewriting import rewrite
 from surgery.tune.asked import Asked
 from surgery.tune.caffe.tuning import tune
 from surgery.tune.data import Augment, is_held_back
-from surgery.tune.recipe import Recipe
+from surgery.tune.recipe import BatchNorm, Recipe
 from tests.engines import require_caffe
+from tests.nets import dense_blobs, write_net
 from tests.tune.caffe.digits import CUTS, DIGITS, ORIGINAL, lmdb, samples
 
 # A rate at which six epochs of 405 digits show; the network was trained from ten times as much.
@@ -105,6 +107,29 @@ def test_weights_that_a_cut_binds_stay_as_they_are(tmp_path: Path) -> None:
     }
     assert [name for name, is_same in same.items() if is_same] == ["ip1_1"]
     assert any("ip1_1" in note for note in outcome.facts["notes"])
+
+
+@pytest.mark.parametrize(("chosen", "stated"), [("fixed", ["true", "true"]), ("batch", [])])
+def test_batch_norm_in_training_is_as_asked_for(
+    chosen: BatchNorm, stated: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("h5py", reason="Caffe's samples are HDF5: h5py is not installed")
+    monkeypatch.setenv("SURGERY_CAFFE", str(tmp_path / "none"))
+    layers = (
+        'input: "data"\ninput_shape { dim: 1 dim: 4 dim: 3 dim: 3 }\n'
+        'layer { name: "a" type: "BatchNorm" bottom: "data" top: "a" batch_norm_param { use_global_stats: true } }\n'
+        'layer { name: "b" type: "BatchNorm" bottom: "a" top: "b" }\n'
+        'layer { name: "f" type: "InnerProduct" bottom: "b" top: "f" inner_product_param { num_output: 5 } }\n'
+    )
+    norm = [np.zeros(4, np.float32), np.ones(4, np.float32), np.ones(1, np.float32)]
+    source = Source(write_net(tmp_path, layers, {"a": norm, "b": norm, "f": dense_blobs(5, 36)}))
+    np.savez(tmp_path / "x.npz", data=np.random.default_rng(0).standard_normal((20, 4, 3, 3)).astype(np.float32))
+    (tmp_path / "labels.txt").write_text("".join(f"{i % 5}\n" for i in range(20)))
+    given = {"labels": tmp_path / "labels.txt", "recipe": Recipe(batchnorm=chosen)}
+    tune(Asked(source, source, tmp_path / "x.npz", **given), tmp_path / "out", None)  # type: ignore[arg-type]
+    # Unstated, Caffe takes each batch's own in training and those stored in tests.
+    text = (tmp_path / "out" / "train_val.prototxt").read_text()
+    assert re.findall(r"use_global_stats: (\w+)", text) == stated
 
 
 def test_without_caffe_the_files_to_train_with_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
