@@ -35,7 +35,7 @@ Scores = Mapping[str, "Score"]  # of "original", "cut" and "tuned"
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """The files of the tuned network, and all that is known of it."""
+    """The files of the tuned network, or those to train it with, and all that is known of it."""
 
     files: tuple[Path, ...]
     facts: Mapping[str, Any]
@@ -83,11 +83,11 @@ def write_texts(folder: Path, names: Iterable[str], known: Mapping[str, Any], pl
     whole = {**known, "files": files}
     brief = {name: whole[name] for name in ("tool", "format", "verb", "source", "files", "notes", "verified")}
     texts |= {
-        FACTS: _json(whole),
+        FACTS: as_json(whole),
         CURVE: curve(whole),
         "report.html": render_html(whole),
         "report.md": render_markdown(whole),
-        REPORT: _json(brief),
+        REPORT: as_json(brief),
     }
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -125,5 +125,6 @@ def named(files: Sequence[Path]) -> dict[str, Any]:
     return {"files": [path.name for path in files], "digest": digest(files)}
 
 
-def _json(value: Mapping[str, Any]) -> str:
+def as_json(value: Mapping[str, Any]) -> str:
+    """Return facts as the text of a file."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

@@ -1,9 +1,8 @@
-"""What is told of a tuning in Caffe: the facts, in the form of the other engine's, the report and its curve."""
+"""What is told of a tuning in Caffe: the facts, in the form of the other engine's."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,9 @@ from surgery.tune.caffe.scoring import Score, scores
 from surgery.tune.caffe.settings import Goal, Solver
 from surgery.tune.caffe.writing import Files
 from surgery.tune.data import open_samples
-from surgery.tune.page import curve, render_html, render_markdown
-from surgery.tune.results import named
+from surgery.tune.results import FORMAT, as_json, named
 from surgery.verify import Verdict
 from surgery.version import __version__
-
-FORMAT = 1
-FACTS, PLAN, CURVE = "tune.json", "plan.json", "curve.svg"
 
 
 def facts_of(order: Order, files: Files, training: Training, tuned: Model, verdict: Verdict | None) -> dict[str, Any]:
@@ -116,23 +111,6 @@ def _score(point: Point) -> Score:
     return {"loss": point.test[LOSS], "accuracy": accuracy_of(point), "agreement": None}
 
 
-def write_texts(folder: Path, names: Sequence[str], known: Mapping[str, Any], plan: str | None) -> dict[str, Any]:
-    """Write the facts, the report and its curve, and return the facts with the files' names."""
-    texts = {} if plan is None else {PLAN: plan}
-    whole = {**known, "files": [*names, *texts, FACTS, CURVE, "report.html", "report.md", REPORT]}
-    brief = {name: whole[name] for name in ("tool", "format", "verb", "source", "files", "notes", "verified")}
-    texts |= {
-        FACTS: _json(whole),
-        CURVE: curve(whole),
-        "report.html": render_html(whole),
-        "report.md": render_markdown(whole),
-        REPORT: _json(brief),
-    }
-    for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
-    return whole
-
-
 def write_report(
     folder: Path, order: Order, names: Sequence[str], notes: Sequence[str], verdict: Verdict
 ) -> dict[str, Any]:
@@ -148,9 +126,5 @@ def write_report(
         "notes": [*order.notes, *notes],
         "verified": as_facts(verdict),
     }
-    (folder / REPORT).write_text(_json(facts), encoding="utf-8", errors="backslashreplace")
+    (folder / REPORT).write_text(as_json(facts), encoding="utf-8", errors="backslashreplace")
     return facts
-
-
-def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

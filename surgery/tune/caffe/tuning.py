@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from surgery.calibrate.passes import Progress
 from surgery.errors import EngineError, VerificationError
 from surgery.formats import Source, stem_of
 from surgery.model import Model, Overwrite
 from surgery.output import check_destination, staged
-from surgery.plans import to_json
 from surgery.runtime import Caffe
 from surgery.tune.asked import Asked
 from surgery.tune.caffe import data_layers
@@ -23,19 +21,12 @@ from surgery.tune.caffe.feeds import Stored
 from surgery.tune.caffe.reading import trained_blobs
 from surgery.tune.caffe.running import Training, run
 from surgery.tune.caffe.solver import NETWORK
-from surgery.tune.caffe.telling import facts_of, write_report, write_texts
+from surgery.tune.caffe.telling import facts_of, write_report
 from surgery.tune.caffe.writing import LOG, SOLVER, Files, write
+from surgery.tune.results import Outcome, write_texts
 from surgery.verify import TOLERANCE, Verdict, verify
 
 TRAINING = "caffe"  # what the folder of Caffe's own files in the output is called
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """The files that were written, and all that is known of them."""
-
-    files: tuple[Path, ...]
-    facts: Mapping[str, Any]
 
 
 def tune(
@@ -69,8 +60,7 @@ def tune(
         for name in (NETWORK, SOLVER, LOG):
             shutil.copyfile(work / name, staging / TRAINING / name)
         found = facts_of(order, files, training, model, verdict)
-        plan = None if asked.plan is None else to_json(asked.plan)
-        found = write_texts(staging, [*(path.name for path in paths), TRAINING], found, plan)
+        found = write_texts(staging, [*(path.name for path in paths), TRAINING], found, asked.plan)
     shutil.rmtree(work)
     return Outcome(tuple(folder / path.name for path in paths), found)
 
