@@ -175,7 +175,8 @@ class Caffe:
         """Train in `folder`, and yield Caffe's log line by line; closing what is returned ends the run.
 
         `start` names the weights to start from or, as `.solverstate`, the snapshot to go on from. By way of pycaffe:
-        not every build's `caffe train` heeds its weights. Raises EngineError where Caffe gives up, EngineMissingError.
+        the `caffe train` of some builds passes over its weights in silence. Raises EngineError where Caffe gives up,
+        EngineMissingError.
         """
         python = self._python()
         kind = "snapshot" if start.endswith(".solverstate") else "weights"

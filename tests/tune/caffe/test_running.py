@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,6 +86,19 @@ def test_a_run_that_ended_early_goes_on_to_the_weights_of_one_that_did_not(tmp_p
     ends = [(files.folder / "tuned_iter_12.caffemodel").read_bytes() for files in (whole, broken)]
     assert ends[0] == ends[1]
     assert [p.test for p in training.points if p.test] == [p.test for p in run(whole).points if p.test]
+
+
+def test_the_command_that_is_told_trains_as_this_program_does(tmp_path: Path) -> None:
+    build = require_caffe()._folder()
+    cut, feed = cut_digits(tmp_path / "cut"), samples(tmp_path, 60)
+    files = write(cut, feed, Goal(labels=1), Solver(epochs=1, batch=27), tmp_path / "run")
+    told = {**os.environ, "PATH": f"{build / 'bin'}:{os.environ['PATH']}", "OPENBLAS_NUM_THREADS": "1"}
+    subprocess.run(files.command, shell=True, check=True, capture_output=True, env=told)
+    weights = files.folder / "tuned_iter_2.caffemodel"
+    alone = weights.read_bytes()
+    weights.unlink()
+    run(files)
+    assert weights.read_bytes() == alone
 
 
 def test_a_solver_state_that_was_being_written_is_not_gone_on_from(tmp_path: Path) -> None:
