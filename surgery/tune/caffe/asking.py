@@ -14,7 +14,7 @@ from surgery.tune.caffe.feeds import Feed, Stored
 from surgery.tune.caffe.finding import augmented, feed_of
 from surgery.tune.caffe.settings import Goal, Policy, Solver
 from surgery.tune.goal import goal_of
-from surgery.tune.parts import placed
+from surgery.tune.parts import Placed, placed
 from surgery.tune.schedules import Step, steps, told
 
 RATE = 0.001  # where none is given: small enough for most networks that were trained in Caffe
@@ -27,6 +27,7 @@ class Order:
     """What is asked for, as Caffe does it.
 
     Attributes:
+        placements: where the cuts lie in the cut network; none without a plan.
         frozen: layers that keep their weights.
         step: names what was cut.
         notes: in what it is not as it was asked for.
@@ -38,6 +39,7 @@ class Order:
     feed: Feed
     goal: Goal
     solver: Solver
+    placements: tuple[Placed, ...]
     frozen: frozenset[str]
     step: str
     notes: tuple[str, ...]
@@ -61,8 +63,9 @@ def order_of(asked: Asked) -> Order:
     )
     feed = augmented(feed, asked.augment.crop, mirror=asked.augment.mirror, seed=asked.recipe.seed)
     goal = goal_for(asked, feed, tuple(key for each in step for key in each.keys))
-    frozen, more = frozen_layers(asked, original, step, cut)
-    return Order(asked, cut, original, feed, goal, solver, frozen, told(step), (*notes, *more))
+    placements = placed(original, step, cut)
+    frozen, more = frozen_layers(asked, placements, cut)
+    return Order(asked, cut, original, feed, goal, solver, placements, frozen, told(step), (*notes, *more))
 
 
 def solver_for(asked: Asked) -> tuple[Solver, tuple[str, ...]]:
@@ -97,13 +100,13 @@ def goal_for(asked: Asked, feed: Feed, layers: Sequence[str]) -> Goal:
     )
 
 
-def frozen_layers(asked: Asked, original: Model, step: Step, cut: Model) -> tuple[frozenset[str], tuple[str, ...]]:
+def frozen_layers(asked: Asked, placements: Sequence[Placed], cut: Model) -> tuple[frozenset[str], tuple[str, ...]]:
     """Return the layers that keep their weights, and why.
 
     Those are the ones that nobody named, where some were named, and those whose weights their cut binds to zeros, signs
-    or -1, 0 and 1. Raises PlanError for a name that no layer has, and for a plan that is for another network.
+    or -1, 0 and 1. Raises PlanError for a name that no layer has.
     """
-    bound = {part.key for each in placed(original, step, cut) for part in each.parts if part.kinds}
+    bound = {part.key for each in placements for part in each.parts if part.kinds}
     keys = [node.key for node in cut.nodes]
     for pattern in asked.layers:
         if not any(_is_named(key, pattern) for key in keys):

@@ -23,7 +23,7 @@ from surgery.tune.caffe.running import Training, run
 from surgery.tune.caffe.solver import NETWORK
 from surgery.tune.caffe.telling import facts_of, write_report
 from surgery.tune.caffe.writing import LOG, SOLVER, Files, write
-from surgery.tune.results import Outcome, write_texts
+from surgery.tune.results import Outcome, write_ternary, write_texts
 from surgery.verify import TOLERANCE, Verdict, verify
 
 TRAINING = "caffe"  # what the folder of Caffe's own files in the output is called
@@ -56,13 +56,14 @@ def tune(
         progress("writing", 1.0)
         paths, model = _tuned(order, files, training, staging)
         verdict = None if engines is None else _checked(asked.cut, training, paths, engines)
+        beside = write_ternary(model, order.placements, paths[0])
         (staging / TRAINING).mkdir()
         for name in (NETWORK, SOLVER, LOG):
             shutil.copyfile(work / name, staging / TRAINING / name)
         found = facts_of(order, files, training, model, verdict)
-        found = write_texts(staging, [*(path.name for path in paths), TRAINING], found, asked.plan)
+        found = write_texts(staging, [*(path.name for path in (*paths, *beside)), TRAINING], found, asked.plan)
     shutil.rmtree(work)
-    return Outcome(tuple(folder / path.name for path in paths), found)
+    return Outcome(tuple(folder / path.name for path in (*paths, *beside)), found)
 
 
 def _work(folder: Path) -> Path:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from surgery import ternary
 from surgery.errors import PlanError
 from surgery.formats import Source, digest
 from surgery.plans import Cut, Plan, to_json
@@ -130,6 +131,20 @@ def test_batch_norm_in_training_is_as_asked_for(
     # Unstated, Caffe takes each batch's own in training and those stored in tests.
     text = (tmp_path / "out" / "train_val.prototxt").read_text()
     assert re.findall(r"use_global_stats: (\w+)", text) == stated
+
+
+def test_ternary_layers_are_written_beside_the_network_as_the_cut_had_them(tmp_path: Path) -> None:
+    require_caffe()
+    request = asked(tmp_path, (Cut("ip1", "sdd", (8,)),), recipe=replace(RECIPE, epochs=1))
+    outcome = tune(request, tmp_path / "out", None)
+    layers, _ = ternary.read(tmp_path / "out" / "small.ternary")
+    model = Source(outcome.files[:2]).load()
+    assert [path.name for path in outcome.files] == ["small.prototxt", "small.caffemodel", "small.ternary"]
+    assert list(layers) == ["ip1_1", "ip1_3"]
+    for name, layer in layers.items():
+        weight = model.native.weights.arrays(model.node(name).native.index)[0]
+        assert (layer.values == weight).all()
+    assert "small.ternary" in outcome.facts["files"]
 
 
 def test_without_caffe_the_files_to_train_with_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
