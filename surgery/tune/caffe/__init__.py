@@ -2,7 +2,7 @@
 
 `surgery.tune.caffe.tuning.tune` is the whole of `surgery tune --engine caffe`; its three steps are:
 
-    files = write(cut, feed, goal, solver, folder, teacher=...)         # a folder that anyone with Caffe can train from
+    files = write(Task(cut, feed, goal, solver, teacher=...), folder)   # a folder that anyone with Caffe can train from
     training = run(files, threads=..., progress=...)                    # a killed run goes on from its last snapshot
     blobs = trained_blobs(training.weights, cut.load(), files.kept)     # layer -> number -> what became of a blob
 """
@@ -13,6 +13,7 @@ from surgery.tune.caffe.history import Point
 from surgery.tune.caffe.reading import trained_blobs
 from surgery.tune.caffe.running import Training, run
 from surgery.tune.caffe.settings import Goal, Policy, Solver
+from surgery.tune.caffe.task import Task
 from surgery.tune.caffe.writing import Files, write
 from surgery.tune.recipe import BatchNorm
 
@@ -27,6 +28,7 @@ __all__ = [
     "Policy",
     "Solver",
     "Stored",
+    "Task",
     "Training",
     "feed_of",
     "run",

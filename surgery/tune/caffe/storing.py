@@ -20,8 +20,8 @@ from surgery.runtime.onnxruntime import session
 from surgery.tune.caffe.blocks import Names
 from surgery.tune.caffe.feeds import Stored
 from surgery.tune.caffe.hdf5 import Writer
+from surgery.tune.caffe.places import Ends
 from surgery.tune.caffe.settings import Goal
-from surgery.tune.caffe.train_val import Ends
 
 Teacher = Callable[[Blobs], Blobs]  # a batch of inputs -> a row for each sample of every dataset that it is to match
 

@@ -21,6 +21,7 @@ from surgery.tune.caffe.feeds import Stored
 from surgery.tune.caffe.reading import trained_blobs
 from surgery.tune.caffe.running import Training, run
 from surgery.tune.caffe.solver import NETWORK
+from surgery.tune.caffe.task import Task
 from surgery.tune.caffe.telling import facts_of, write_report
 from surgery.tune.caffe.writing import LOG, SOLVER, Files, write
 from surgery.tune.results import Outcome, write_ternary, write_texts
@@ -74,19 +75,16 @@ def _work(folder: Path) -> Path:
 
 def _written(order: Order, folder: Path, progress: Progress, *, fresh: bool) -> Files:
     asked = order.asked
-    return write(
+    task = Task(
         asked.cut,
         order.feed,
         order.goal,
         order.solver,
-        folder,
         teacher=asked.teacher,
         frozen=order.frozen,
         batchnorm=asked.recipe.batchnorm,
-        threads=asked.threads,
-        progress=progress,
-        fresh=fresh,
     )
+    return write(task, folder, threads=asked.threads, progress=progress, fresh=fresh)
 
 
 def _files_alone(order: Order, folder: Path, reason: str, progress: Progress) -> Outcome:

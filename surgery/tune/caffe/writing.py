@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 import shutil
 import tempfile
-from collections.abc import Collection, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from surgery.calibrate.passes import Progress
-from surgery.errors import ModelError, PlanError
-from surgery.formats import Source, digest
-from surgery.formats.caffe.net import CaffeNet
+from surgery.errors import PlanError
 from surgery.model import Model, Overwrite
 from surgery.tune.caffe import data_layers, hdf5
-from surgery.tune.caffe.batches import TEST, TRAIN, Batches, batches_of, parts_of
-from surgery.tune.caffe.blocks import Lines, Names
-from surgery.tune.caffe.feeds import Feed, Own, Stored
-from surgery.tune.caffe.settings import Goal, Solver
+from surgery.tune.caffe.batches import TEST, TRAIN, parts_of
+from surgery.tune.caffe.blocks import Lines
+from surgery.tune.caffe.feeds import Own, Stored
 from surgery.tune.caffe.solver import NETWORK, SNAPSHOT, solver_text
-from surgery.tune.caffe.storing import Wanted, store
-from surgery.tune.caffe.storing import teacher as opened_teacher
-from surgery.tune.caffe.train_val import Ends, Request, ends, names_for, replaced, train_val
-from surgery.tune.recipe import BatchNorm
+from surgery.tune.caffe.storing import Wanted, store, teacher
+from surgery.tune.caffe.task import Design, Task, designed
+from surgery.tune.caffe.train_val import Request, train_val
 
-VERSION = 1  # of what these files say for one request
 SOLVER, REQUEST, LOG = "solver.prototxt", "request.json", "train.log"
 MEMORY = (10, 100)  # batches: the least and the most that statistics are taken over, and half an epoch in between
 STATISTICS = 3  # blobs of a BatchNorm: mean, variance, and the factor of both
@@ -69,147 +63,64 @@ class Files:
 
 
 def write(
-    cut: Source,
-    feed: Feed,
-    goal: Goal,
-    solver: Solver,
+    task: Task,
     folder: Path,
     *,
-    teacher: Source | None = None,
-    frozen: Collection[str] = (),
-    logits: str | None = None,
-    batchnorm: BatchNorm = "batch",
     threads: int = 1,
     progress: Progress = lambda text, share: None,
     fresh: bool = False,
 ) -> Files:
     """Write train_val.prototxt, solver.prototxt, the weights to start from and, for stored samples, HDF5 into `folder`.
 
-    Where the folder holds what the same request wrote, it stays as it is, snapshots included, unless `fresh`; what
-    another request wrote is replaced.
-
-    Args:
-        cut: the model to tune, a Caffe one with weights.
-        feed: the samples.
-        goal: what the model is to match.
-        solver: how it is trained.
-        folder: made where it is not there; its own, all files in it may be replaced.
-        teacher: the original model, for goals that need one.
-        frozen: layers that keep their weights, as those must whose zeros, signs or ternary values are to stay: no layer
-            of Caffe's keeps these while it trains.
-        logits: the blob of the logits, for networks with several outputs.
-        batchnorm: "batch" normalises with each batch's own statistics in training, and lets the stored ones follow;
-            "fixed" with those stored, for batches of a few samples.
-        threads: for the teacher.
-        progress: told what is done, and the share of it.
-        fresh: whether to begin anew.
-
-    Raises:
-        DataError: for samples that do not fit.
-        ModelError: for a model that Caffe cannot train.
-        PlanError: for a goal that does not fit the model.
+    It is made where it is not there; its own, all files in it may be replaced. Where it holds what the same task wrote,
+    it stays as it is, snapshots included, unless `fresh`; what another task wrote is replaced. `threads` are for the
+    teacher. Raises DataError for samples that do not fit, ModelError for a model that Caffe cannot train, PlanError for
+    a goal that does not fit the model.
     """
-    model = _trainable(cut)
-    original = _original(goal, feed, teacher)
-    if goal.labels and isinstance(feed, Stored) and feed.labels is None:
-        raise PlanError("the samples have no labels to learn; give --labels, or another target")
-    batches = batches_of(feed, solver)
-    rounds, state = batches.rounds, model.native.state
+    design, facts = designed(task), task.facts()
+    model, rounds, state = design.model, design.batches.rounds, design.model.native.state
     weights = f"start{model.native.weights.path.suffix}"
-    cuts = replaced(model, original, goal.layers) if original and goal.responses else {}
-    norms = [node.key for node in model.nodes if node.type == "BatchNorm"]
-    kept = frozenset(frozen).union(norms if batchnorm == "fixed" else ())
-    if goal.is_local:  # No error reaches the other layers, but weight decay would.
-        made = {name for one in cuts.values() for name in one.layers}
-        kept = kept.union(node.key for node in model.nodes if node.key not in made.union(norms))
-    _check_kept(model, frozen, kept)
-    files = Files(folder, weights, rounds.iterations, rounds.interval, solver.patience, kept, state.level)
-    facts = _facts(cut, feed, goal, solver, teacher, frozen=sorted(frozen), logits=logits, batchnorm=batchnorm)
+    files = Files(folder, weights, rounds.iterations, rounds.interval, task.solver.patience, design.kept, state.level)
     if not fresh and _is_written(folder, facts):
         return files
     _clear(folder)
-    is_named = isinstance(feed, Own) and feed.type == "HDF5Data"
-    names, end = names_for(model, goal, hdf5.LABEL if is_named else None), ends(model, logits)
-    wanted = Wanted(goal, end, names, {names.targets[key]: one.shape for key, one in cuts.items()})
-    with tempfile.TemporaryDirectory(prefix="surgery-") as scratch:
-        asked = opened_teacher(original, wanted, Path(scratch), threads=threads) if original else nullcontext(None)
-        with asked as ask:
-            parts = parts_of(feed, goal, batches, solver.seed) if isinstance(feed, Stored) else []
-            squares = store(feed, parts, ask, names, folder, progress) if isinstance(feed, Stored) else {}
-    request = Request(
-        goal=goal,
-        ends=end,
-        names=names,
-        data=[_data_layer(phase, model, feed, goal, names, batches, end, folder) for phase in data_layers.PHASES],
-        # Caffe's EuclideanLoss is half the mean over samples of the squared error.
-        scales={key: 2 / (square or 1) for key, square in squares.items()},
-        replaced=cuts,
-        frozen=kept,
-        memory=max(MEMORY[0], min(MEMORY[1], rounds.interval // 2)),
-        is_labelled=isinstance(feed, Own) or feed.labels is not None,
-    )
-    (folder / NETWORK).write_bytes(train_val(model, request).encode("utf-8", "surrogateescape"))
-    (folder / SOLVER).write_text(solver_text(solver, rounds, state), encoding="utf-8")
-    _write_start(model, [key for key in norms if key not in kept], folder / weights)
+    text = train_val(model, _request(design, folder, _stored(design, folder, threads, progress)))
+    (folder / NETWORK).write_bytes(text.encode("utf-8", "surrogateescape"))
+    (folder / SOLVER).write_text(solver_text(task.solver, rounds, state), encoding="utf-8")
+    _write_start(model, design.norms, folder / weights)
     (folder / REQUEST).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return files
 
 
-def _trainable(cut: Source) -> Model:
-    """Return the model; raises ModelError where Caffe cannot train it."""
-    model = cut.load()
-    name = cut.files[0]
-    if model.format.name != "caffe":
-        raise ModelError(f"{name}: is no Caffe model, so Caffe cannot train it; use --engine torch")
-    net: CaffeNet = model.native
-    if net.weights is None:
-        raise ModelError(f"{name}: has no weights to start from; give its .caffemodel as well")
-    if unready := model.format.runnable(model).unready:
-        raise ModelError(f"{name}: {unready}")
-    return model
-
-
-def _original(goal: Goal, feed: Feed, source: Source | None) -> Model | None:
-    if not goal.needs_teacher:
-        return None
-    if source is None:
-        raise PlanError("these targets are the original's outputs; give --teacher")
+def _stored(design: Design, folder: Path, threads: int, progress: Progress) -> dict[str, float]:
+    """Write the samples where they are to be stored, and return the mean squares of the teacher's responses."""
+    feed, goal, names = design.task.feed, design.task.goal, design.names
     if not isinstance(feed, Stored):
-        raise PlanError("these targets are stored beside the samples; give samples that can be stored, not Caffe's own")
-    return source.load()
+        return {}
+    wanted = Wanted(goal, design.end, names, {names.targets[key]: one.shape for key, one in design.cuts.items()})
+    parts = parts_of(feed, goal, design.batches, design.task.solver.seed)
+    with tempfile.TemporaryDirectory(prefix="surgery-") as name, ExitStack() as stack:
+        ask = None
+        if design.original is not None:
+            ask = stack.enter_context(teacher(design.original, wanted, Path(name), threads=threads))
+        return store(feed, parts, ask, names, folder, progress)
 
 
-def _check_kept(model: Model, frozen: Collection[str], kept: Collection[str]) -> None:
-    """Raise PlanError for layers to be frozen that are not there, and where no weight is left to learn."""
-    unknown = sorted(set(frozen) - {node.key for node in model.nodes})
-    if unknown:
-        raise PlanError(f"no layer is named '{unknown[0]}'; `surgery inspect` lists the names")
-    entries = model.native.weights.layers
-    held = (n for n in model.nodes if n.native.index is not None and entries[n.native.index].shapes)
-    if {node.key for node in held if node.type != "BatchNorm"} <= set(kept):
-        raise PlanError("all layers with weights are to keep them, so there is nothing to train")
-
-
-def _facts(cut: Source, feed: Feed, goal: Goal, solver: Solver, original: Source | None, **more: Any) -> dict[str, Any]:
-    """Return all that the files are made from."""
-    return {
-        "format": VERSION,
-        "cut": digest(cut.files),
-        "teacher": digest(original.files) if original and goal.needs_teacher else None,
-        "data": _data_facts(feed),
-        "goal": {**asdict(goal), "layers": list(goal.layers)},
-        "solver": asdict(solver),
-        **more,
-    }
-
-
-def _data_facts(feed: Feed) -> dict[str, Any]:
-    if isinstance(feed, Own):
-        stated = {"train": str(feed.train), "test": feed.test and str(feed.test), "mirror": feed.mirror}
-        return {"type": feed.type, **stated, "preprocess": feed.preprocess and feed.preprocess.facts()}
-    numbers: list[Sequence[int] | Any] = [feed.train, feed.held, [] if feed.labels is None else feed.labels]
-    chosen = b"|".join(np.asarray(each, np.int64).tobytes() for each in numbers)
-    return {"samples": feed.data.digest, "chosen": hashlib.sha256(chosen).hexdigest()}
+def _request(design: Design, folder: Path, squares: Mapping[str, float]) -> Request:
+    """Return what the network to train is made of; `squares` are the mean ones of the teacher's responses."""
+    feed = design.task.feed
+    return Request(
+        goal=design.task.goal,
+        ends=design.end,
+        names=design.names,
+        data=[_data_layer(phase, design, folder) for phase in data_layers.PHASES],
+        # Caffe's EuclideanLoss is half the mean over samples of the squared error.
+        scales={key: 2 / (square or 1) for key, square in squares.items()},
+        replaced=design.cuts,
+        frozen=design.kept,
+        memory=max(MEMORY[0], min(MEMORY[1], design.batches.rounds.interval // 2)),
+        is_labelled=isinstance(feed, Own) or feed.labels is not None,
+    )
 
 
 def _is_written(folder: Path, facts: dict[str, Any]) -> bool:
@@ -248,11 +159,10 @@ def _clear(folder: Path) -> None:
             path.unlink()
 
 
-def _data_layer(
-    phase: str, model: Model, feed: Feed, goal: Goal, names: Names, batches: Batches, end: Ends | None, folder: Path
-) -> Lines:
-    inputs = list(model.format.runnable(model).inputs)
-    batch = batches.train if phase == "TRAIN" else batches.test
+def _data_layer(phase: str, design: Design, folder: Path) -> Lines:
+    feed, goal, names = design.task.feed, design.task.goal, design.names
+    inputs = list(design.model.format.runnable(design.model).inputs)
+    batch = design.batches.train if phase == "TRAIN" else design.batches.test
     source = f"{_STEMS[phase]}.txt"
     if isinstance(feed, Own):
         tops = [*inputs, names.label]
@@ -266,6 +176,6 @@ def _data_layer(
     tops = [*inputs, *names.targets.values()]
     tops += [names.teacher] if goal.distil else []
     # A label that nothing reads would be printed with each loss.
-    is_read = feed.labels is not None and end is not None
+    is_read = feed.labels is not None and design.end is not None
     tops += [names.label] if is_read and (goal.labels or phase == "TEST") else []
     return data_layers.hdf5(phase, tops, source, batch)

@@ -12,7 +12,7 @@ import pytest
 from surgery.formats import Source, load
 from surgery.plans import Cut, Plan
 from surgery.rewriting import rewrite
-from surgery.tune.caffe import Files, Goal, Solver, Stored, feed_of, run, write
+from surgery.tune.caffe import Files, Goal, Solver, Stored, Task, feed_of, run, write
 from tests.shared import REPOSITORY
 
 DIGITS = REPOSITORY / "models" / "digits"
@@ -57,7 +57,7 @@ def one_step(
 ) -> tuple[Files, dict[str, list]]:  # type: ignore[type-arg]
     """Train one batch of all samples at rate 1; return the files and, by layer, the gradient of each blob."""
     solver = Solver(iterations=1, rate=1, policy="fixed", batch=len(feed.train), momentum=0, weight_decay=decay)
-    files = write(cut, feed, goal, solver, folder, teacher=ORIGINAL, **options)  # type: ignore[arg-type]
+    files = write(Task(cut, feed, goal, solver, teacher=ORIGINAL, **options), folder)  # type: ignore[arg-type]
     run(files)
     return files, gradient(cut.files, (cut.files[0], folder / "tuned_iter_1.caffemodel"))
 

@@ -10,7 +10,7 @@ import pytest
 
 from surgery.calibrate.preprocess import Preprocess
 from surgery.errors import DataError, PlanError
-from surgery.tune.caffe import Goal, Own, Solver, Stored, feed_of, run, write
+from surgery.tune.caffe import Goal, Own, Solver, Stored, Task, feed_of, run, write
 from surgery.tune.caffe import hdf5 as stored
 from surgery.tune.caffe.batches import batches_of, parts_of
 from surgery.tune.caffe.finding import augmented
@@ -32,7 +32,7 @@ def rows(folder: Path, stem: str, name: str) -> np.ndarray:  # type: ignore[type
 
 def test_stored_samples_are_the_ones_asked_for_in_whole_batches(tmp_path: Path) -> None:
     feed = samples(tmp_path, 60)
-    write(cut_digits(tmp_path / "cut"), feed, LABELS, Solver(batch=20), tmp_path / "run")
+    write(Task(cut_digits(tmp_path / "cut"), feed, LABELS, Solver(batch=20)), tmp_path / "run")
     x, labels = (rows(tmp_path / "run", "train", name) for name in ("data", "tune_label"))
     assert len(x) == 60  # 54, and 6 of them again
     known = {feed.data.read(i)["data"].tobytes(): feed.labels[i] for i in feed.train}  # type: ignore[index]
@@ -86,7 +86,7 @@ def test_hdf5_that_the_user_has_is_trained_on_where_it_lies(tmp_path: Path) -> N
     feed = feed_of(path, ORIGINAL.load())
     assert isinstance(feed, Own)
     assert (feed.type, feed.images) == ("HDF5Data", 40)
-    files = write(cut_digits(tmp_path / "cut"), feed, LABELS, Solver(epochs=2, batch=20), tmp_path / "run")
+    files = write(Task(cut_digits(tmp_path / "cut"), feed, LABELS, Solver(epochs=2, batch=20)), tmp_path / "run")
     assert run(files).iterations == 4
     assert not list(files.folder.glob("*.h5"))
 
@@ -99,13 +99,13 @@ def test_hdf5_is_stored_anew_with_what_the_original_makes_of_it(tmp_path: Path) 
     with np.load(DIGITS / "heldback.npz") as found:
         np.testing.assert_array_equal(feed.data.read(17)["data"][0] * 16, found["images"][17])
         np.testing.assert_array_equal(feed.labels, found["labels"][:40])
-    write(cut_digits(tmp_path / "cut"), feed, goal, Solver(batch=18), tmp_path / "run", teacher=ORIGINAL)
+    write(Task(cut_digits(tmp_path / "cut"), feed, goal, Solver(batch=18), teacher=ORIGINAL), tmp_path / "run")
     np.testing.assert_allclose(rows(tmp_path / "run", "train", "tune_teacher").sum(axis=1), 1, rtol=1e-6)
 
 
 def own_layer(tmp_path: Path, feed: Own, batch: int = 8) -> str:
     solver = Solver(iterations=10, batch=batch)
-    write(cut_digits(tmp_path / "cut"), feed, LABELS, solver, tmp_path / "run")
+    write(Task(cut_digits(tmp_path / "cut"), feed, LABELS, solver), tmp_path / "run")
     text = (tmp_path / "run" / "train_val.prototxt").read_text()
     return " ".join(text[: text.index('name: "conv1"')].split())
 
@@ -185,7 +185,7 @@ def test_data_that_cannot_be_read_are_named(make, tmp_path: Path) -> None:  # ty
 def test_samples_without_labels_cannot_be_learnt_by_them(tmp_path: Path) -> None:
     feed = feed_of(DIGITS / "calibration.npz", ORIGINAL.load())
     with pytest.raises(PlanError, match="no labels"):
-        write(ORIGINAL, feed, LABELS, Solver(), tmp_path / "run")
+        write(Task(ORIGINAL, feed, LABELS, Solver()), tmp_path / "run")
 
 
 def test_where_an_epoch_has_no_known_length_the_iterations_must_be_given(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from surgery.errors import EngineError, PlanError
 from surgery.formats import Source
 from surgery.model import Overwrite
-from surgery.tune.caffe import Goal, Point, Solver, run, trained_blobs, write
+from surgery.tune.caffe import Goal, Point, Solver, Task, run, trained_blobs, write
 from surgery.tune.caffe.history import Log, accuracy_of, best_of
 from surgery.verify import AUTO_ENGINES, engine_pairs, verify
 from tests.engines import require_caffe
@@ -28,7 +28,7 @@ def test_some_hundred_iterations_bring_a_cut_network_back(goal: Goal, tmp_path: 
     require_caffe()
     cut, feed = cut_digits(tmp_path / "cut"), samples(tmp_path)
     solver = Solver(epochs=30, rate=0.01, batch=64)
-    training = run(write(cut, feed, goal, solver, tmp_path / "run", teacher=ORIGINAL))
+    training = run(write(Task(cut, feed, goal, solver, teacher=ORIGINAL), tmp_path / "run"))
     tests = [point.test for point in training.points if point.test]
     assert training.iterations == 30 * 7
     assert min(test["loss"] for test in tests) < tests[0]["loss"] / 2
@@ -69,9 +69,9 @@ def test_a_run_that_ended_early_goes_on_to_the_weights_of_one_that_did_not(tmp_p
     goal = Goal(labels=1, distil=1)
     cut, feed = cut_digits(tmp_path / "cut"), samples(tmp_path, 100)
     solver = Solver(epochs=4, rate=0.01, batch=32)
-    whole = write(cut, feed, goal, solver, tmp_path / "whole", teacher=ORIGINAL)
+    whole = write(Task(cut, feed, goal, solver, teacher=ORIGINAL), tmp_path / "whole")
     run(whole)
-    broken = write(cut, feed, goal, solver, tmp_path / "broken", teacher=ORIGINAL)
+    broken = write(Task(cut, feed, goal, solver, teacher=ORIGINAL), tmp_path / "broken")
 
     def stop(text: str, share: float) -> None:
         if share > 0.6:
@@ -80,7 +80,7 @@ def test_a_run_that_ended_early_goes_on_to_the_weights_of_one_that_did_not(tmp_p
     with pytest.raises(KeyboardInterrupt):
         run(broken, progress=stop)
     assert not (broken.folder / "tuned_iter_12.caffemodel").exists()
-    again = write(cut, feed, goal, solver, tmp_path / "broken", teacher=ORIGINAL)
+    again = write(Task(cut, feed, goal, solver, teacher=ORIGINAL), tmp_path / "broken")
     training = run(again)
     assert training.resumed == 6
     ends = [(files.folder / "tuned_iter_12.caffemodel").read_bytes() for files in (whole, broken)]
@@ -91,7 +91,7 @@ def test_a_run_that_ended_early_goes_on_to_the_weights_of_one_that_did_not(tmp_p
 def test_the_command_that_is_told_trains_as_this_program_does(tmp_path: Path) -> None:
     build = require_caffe()._folder()
     cut, feed = cut_digits(tmp_path / "cut"), samples(tmp_path, 60)
-    files = write(cut, feed, Goal(labels=1), Solver(epochs=1, batch=27), tmp_path / "run")
+    files = write(Task(cut, feed, Goal(labels=1), Solver(epochs=1, batch=27)), tmp_path / "run")
     told = {**os.environ, "PATH": f"{build / 'bin'}:{os.environ['PATH']}", "OPENBLAS_NUM_THREADS": "1"}
     subprocess.run(files.command, shell=True, check=True, capture_output=True, env=told)
     weights = files.folder / "tuned_iter_2.caffemodel"
@@ -105,7 +105,7 @@ def test_a_solver_state_that_was_being_written_is_not_gone_on_from(tmp_path: Pat
     require_caffe()
     goal = Goal(labels=1)
     cut, feed = cut_digits(tmp_path / "cut"), samples(tmp_path, 60)
-    files = write(cut, feed, goal, Solver(epochs=3, batch=27), tmp_path / "run")
+    files = write(Task(cut, feed, goal, Solver(epochs=3, batch=27)), tmp_path / "run")
     run(files)
     log = files.folder / "train.log"
     lines = log.read_text().splitlines(keepends=True)
@@ -123,9 +123,9 @@ def test_another_request_begins_anew_in_the_same_folder(tmp_path: Path) -> None:
     goal = Goal(labels=1)
     cut, feed = cut_digits(tmp_path / "cut"), samples(tmp_path, 60)
     solver = Solver(epochs=1, batch=27)
-    run(write(cut, feed, goal, solver, tmp_path / "run"))
+    run(write(Task(cut, feed, goal, solver), tmp_path / "run"))
     assert list((tmp_path / "run").glob("*.solverstate"))
-    write(cut, feed, goal, replace(solver, rate=0.002), tmp_path / "run")
+    write(Task(cut, feed, goal, replace(solver, rate=0.002)), tmp_path / "run")
     assert not list((tmp_path / "run").glob("*.solverstate"))
     assert not (tmp_path / "run" / "train.log").exists()
 
@@ -134,7 +134,7 @@ def test_a_rate_that_is_too_high_is_named(tmp_path: Path) -> None:
     require_caffe()
     goal = Goal(labels=1)
     cut, feed = cut_digits(tmp_path / "cut"), samples(tmp_path, 60)
-    files = write(cut, feed, goal, Solver(iterations=200, rate=1e30, batch=54, policy="fixed"), tmp_path / "run")
+    files = write(Task(cut, feed, goal, Solver(iterations=200, rate=1e30, batch=54, policy="fixed")), tmp_path / "run")
     with pytest.raises(EngineError, match="lower the learning rate"):
         run(files)
 
@@ -143,7 +143,7 @@ def test_a_run_that_gets_no_better_ends_when_patience_is_over(tmp_path: Path) ->
     require_caffe()
     goal = Goal(labels=1)
     cut, feed = cut_digits(tmp_path / "cut"), samples(tmp_path, 60)
-    training = run(write(cut, feed, goal, Solver(epochs=50, rate=0, batch=54, patience=3), tmp_path / "run"))
+    training = run(write(Task(cut, feed, goal, Solver(epochs=50, rate=0, batch=54, patience=3)), tmp_path / "run"))
     assert training.iterations == 3
     assert (training.weights, training.best) == (None, 0)
 
@@ -152,7 +152,7 @@ def test_what_caffe_refuses_is_said_in_one_line(tmp_path: Path) -> None:
     require_caffe()
     goal = Goal(labels=1)
     cut, feed = cut_digits(tmp_path / "cut"), samples(tmp_path, 60)
-    files = write(cut, feed, goal, Solver(epochs=1), tmp_path / "run")
+    files = write(Task(cut, feed, goal, Solver(epochs=1)), tmp_path / "run")
     path = files.folder / "train_val.prototxt"
     path.write_text(path.read_text().replace('type: "Pooling"', 'type: "Paling"'))
     with pytest.raises(EngineError, match=r"^caffe: layer 'pool2': .*Paling") as caught:
@@ -165,7 +165,7 @@ def test_nothing_is_trained_where_all_is_frozen(tmp_path: Path) -> None:
     cut, feed = cut_digits(tmp_path / "cut"), samples(tmp_path, 60)
     names = {node.key for node in cut.load().nodes}
     with pytest.raises(PlanError, match="nothing to train"):
-        write(cut, feed, goal, Solver(), tmp_path / "run", frozen=names)
+        write(Task(cut, feed, goal, Solver(), frozen=names), tmp_path / "run")
 
 
 def test_the_best_test_is_the_first_with_the_lowest_loss() -> None:

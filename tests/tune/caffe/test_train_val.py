@@ -14,7 +14,7 @@ from surgery.formats import Source
 from surgery.formats.caffe import lint_text, text
 from surgery.formats.caffe.netstate import NetState
 from surgery.formats.caffe.targets import CAFFES, TARGETS
-from surgery.tune.caffe import Goal, Solver, Stored, run, trained_blobs, write
+from surgery.tune.caffe import Goal, Solver, Stored, Task, run, trained_blobs, write
 from surgery.tune.caffe.solver import Rounds, solver_text
 from tests.engines import require_caffe
 from tests.nets import Blobs, conv_blobs, dense_blobs, write_net
@@ -47,7 +47,7 @@ def feed(shape: tuple[int, ...] = (3, 6, 6), count: int = 20, *, is_labelled: bo
 def trained(tmp_path: Path, layers: str, goal: Goal = LABELS, blobs: Blobs = BLOBS, **options: object) -> str:
     """Return the prototxt that trains a network of these layers."""
     source = Source(write_net(tmp_path, INPUT + layers, blobs))
-    write(source, feed(), goal, Solver(batch=5), tmp_path / "run", teacher=source, **options)  # type: ignore[arg-type]
+    write(Task(source, feed(), goal, Solver(batch=5), teacher=source, **options), tmp_path / "run")  # type: ignore[arg-type]
     return (tmp_path / "run" / "train_val.prototxt").read_text()
 
 
@@ -80,7 +80,7 @@ def test_all_that_runs_stays_as_it_is_written(tmp_path: Path) -> None:
 )
 def test_every_caffe_reads_the_files(goal: Goal, tmp_path: Path) -> None:
     cut = cut_digits(tmp_path / "cut")
-    write(cut, samples(tmp_path, 40), goal, Solver(), tmp_path / "run", teacher=ORIGINAL)
+    write(Task(cut, samples(tmp_path, 40), goal, Solver(), teacher=ORIGINAL), tmp_path / "run")
     prototxt = tmp_path / "run" / "train_val.prototxt"
     parse_message(prototxt.read_text(), "NetParameter")
     parse_message((tmp_path / "run" / "solver.prototxt").read_text(), "SolverParameter")
@@ -124,12 +124,12 @@ def test_a_response_that_nothing_works_on_in_place_changes_no_name(tmp_path: Pat
 def test_nothing_flows_back_through_cut_layers_where_their_responses_are_all_that_counts(tmp_path: Path) -> None:
     goal = Goal(responses=1, layers=("ip1", "conv2"))
     cut = cut_digits(tmp_path / "cut")
-    write(cut, samples(tmp_path, 40), goal, Solver(), tmp_path / "run", teacher=ORIGINAL)
+    write(Task(cut, samples(tmp_path, 40), goal, Solver(), teacher=ORIGINAL), tmp_path / "run")
     found = (tmp_path / "run" / "train_val.prototxt").read_text()
     stopped = re.findall(r'name: "(\w+)"(?:(?!\nlayer).)*propagate_down: false', found, flags=re.S)
     assert sorted(stopped) == ["conv2_1", "ip1_1"]
     goal = Goal(responses=1, labels=1, layers=("ip1", "conv2"))
-    write(cut, samples(tmp_path, 40), goal, Solver(), tmp_path / "run", teacher=ORIGINAL)
+    write(Task(cut, samples(tmp_path, 40), goal, Solver(), teacher=ORIGINAL), tmp_path / "run")
     assert "propagate_down" not in (tmp_path / "run" / "train_val.prototxt").read_text()
 
 
@@ -185,7 +185,7 @@ def test_batch_norm_keeps_to_its_statistics_or_lets_them_follow(mode: str, tmp_p
     layers = CONV + norm + DENSE.replace('"c"', '"b"') + SOFTMAX
     source = Source(write_net(tmp_path, INPUT + layers, {**BLOBS, **NORMS}))
     solver = Solver(iterations=3, batch=5, rate=1e-4)
-    files = write(source, feed(), LABELS, solver, tmp_path / "run", batchnorm=mode)  # type: ignore[arg-type]
+    files = write(Task(source, feed(), LABELS, solver, batchnorm=mode), tmp_path / "run")  # type: ignore[arg-type]
     run(files)
     snapshot = files.folder / "tuned_iter_3.caffemodel"
     changed = trained_blobs(snapshot, source.load(), files.kept)
@@ -201,14 +201,14 @@ def test_batch_norm_keeps_to_its_statistics_or_lets_them_follow(mode: str, tmp_p
 def test_models_that_caffe_cannot_train_are_refused(tmp_path: Path) -> None:
     prototxt, _ = write_net(tmp_path, INPUT + CONV + DENSE, BLOBS)
     with pytest.raises(ModelError, match="no weights"):
-        write(Source((prototxt,)), feed(), LABELS, Solver(), tmp_path / "run")
+        write(Task(Source((prototxt,)), feed(), LABELS, Solver()), tmp_path / "run")
     source = Source(write_net(tmp_path, INPUT + CONV + DENSE, BLOBS))
     with pytest.raises(PlanError, match="--teacher"):
-        write(source, feed(), Goal(distil=1), Solver(), tmp_path / "run")
+        write(Task(source, feed(), Goal(distil=1), Solver()), tmp_path / "run")
     with pytest.raises(PlanError, match="no layer is named 'x'"):
-        write(source, feed(), LABELS, Solver(), tmp_path / "run", frozen=["x"])
+        write(Task(source, feed(), LABELS, Solver(), frozen=["x"]), tmp_path / "run")
     with pytest.raises(PlanError, match="no layer of that name"):
-        write(source, feed(), Goal(responses=1, layers=("x",)), Solver(), tmp_path / "run", teacher=source)
+        write(Task(source, feed(), Goal(responses=1, layers=("x",)), Solver(), teacher=source), tmp_path / "run")
     assert not (tmp_path / "run" / "request.json").exists()
 
 
