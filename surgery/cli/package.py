@@ -89,21 +89,23 @@ def package(
     if received is not None:
         if files or output or target:
             raise PlanError("--check takes a parcel and nothing else; leave the model, -o and --target out")
-        from surgery.package import check
-
-        checked = check(received)
-        click.echo(_checked_json(checked) if as_json else _checked_text(received, checked))
+        click.echo(_checked(received, as_json=as_json))
         return
     if not files or output is None or target is None:
         raise PlanError("expected a model, -o OUT.zip and --target, or --check PARCEL.zip")
-    from surgery.package import Asked
-    from surgery.package import package as make
+    from surgery import package as parcel
 
-    network = (asked.pop(name) for name in ("shapes", "phase", "level", "stages"))
-    source = options.source(files, *network)
+    source = options.source(files, *(asked.pop(name) for name in ("shapes", "phase", "level", "stages")))
     with bar() as progress:
-        facts = make(Asked(source, target, allow=rewrites, **asked), output, progress)
+        facts = parcel.package(parcel.Asked(source, target, allow=rewrites, **asked), output, progress)
     click.echo(tables.as_json(facts) if as_json else _text(output, facts))
+
+
+def _checked(received: Path, *, as_json: bool) -> str:
+    from surgery.package import check
+
+    checked = check(received)
+    return _checked_json(checked) if as_json else _checked_text(received, checked)
 
 
 def _text(output: Path, facts: Mapping[str, Any]) -> str:
