@@ -83,7 +83,7 @@ def calibration(
     threads: int = 1,
     progress: Progress = lambda text, share: None,
 ) -> Iterator[Calibration]:
-    """Give statistics of the layers `keys` of a model from the first `images` images of the data (see `open_data`).
+    """Give statistics of the layers `keys` of a model from at most `images` of the data (see `open_data`).
 
     Without `preprocess`, pictures are read as the model's own data layer says. Unless `symmetric`, the inputs of a
     layer are those that it has in the network whose layers before it are cut already; the wanted outputs are the

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from surgery.calibrate.array_file import opened_npz, read_npy
 from surgery.calibrate.preprocess import CHANNELS, Place, Preprocess, centre
+from surgery.calibrate.spread import taken
 from surgery.errors import DataError
 from surgery.model import Shape
 from surgery.runtime.images import Pixels, check_opencv, decoded
@@ -33,7 +34,8 @@ class Data:
 
     `read` returns the inputs of image number i by name, each without its batch axis. `digest` is over all that they
     are made from: the files' contents in order and the preprocessing; where the files lie does not count. `cropped` is
-    `read` with the crop at another place; None where nothing is cropped.
+    `read` with the crop at another place; None where nothing is cropped. `numbers` tells which of the images at `path`
+    they are; None for all.
     """
 
     path: Path
@@ -42,12 +44,24 @@ class Data:
     preprocess: Preprocess | None
     read: Callable[[int], Blobs]
     cropped: Callable[[int, Place], Blobs] | None = None
+    numbers: Sequence[int] | None = None
 
     def batches(self, size: int) -> Iterator[Blobs]:
         """Yield the inputs of `size` images at a time, the last ones in a smaller batch."""
         for start in range(0, self.count, size):
             images = [self.read(i) for i in range(start, min(start + size, self.count))]
             yield {name: np.stack([image[name] for image in images]) for name in images[0]}
+
+    def only(self, chosen: Sequence[int]) -> Data:
+        """Return the images of those places alone, in that order; the digest stays that of all."""
+        read, cropped, numbers = self.read, self.cropped, self.numbers
+        return replace(
+            self,
+            count=len(chosen),
+            read=lambda i: read(chosen[i]),
+            cropped=None if cropped is None else lambda i, place: cropped(chosen[i], place),
+            numbers=chosen if numbers is None else [numbers[i] for i in chosen],
+        )
 
 
 def open_data(
@@ -57,7 +71,7 @@ def open_data(
     default: Callable[[], Preprocess | None],
     limit: int | None = None,
 ) -> Data:
-    """Return the data at `path` for a network with these inputs, of at most `limit` images, the first ones.
+    """Return the data at `path` for a network with these inputs, of at most `limit` images, as `taken` chooses them.
 
     - A folder: its pictures, those of folders inside too, sorted by name.
     - `.npy`, `.npz`: arrays named as the inputs are, or for a network of one input a single one, or one called
@@ -73,30 +87,31 @@ def open_data(
         raise DataError(path, f"limit is {limit}; expected at least 1 image")
     if not inputs:
         raise DataError(path, "the network has no input to be fed")
-    pictures = pictures_of(path, limit)
+    pictures = pictures_of(path)
     if pictures is not None:
-        return _pictures(path, pictures, inputs, given or default())
-    arrays = {name: array[:limit] for name, array in _arrays(path, inputs).items()}
+        return _pictures(path, pictures, taken(len(pictures), limit), inputs, given or default())
+    arrays = _arrays(path, inputs)
     counts = {len(array) for array in arrays.values()}
     if len(counts) > 1:
         raise DataError(path, f"its arrays have {' and '.join(map(str, sorted(counts)))} images; expected as many each")
     if counts == {0}:
         raise DataError(path, "holds no images")
+    numbers = taken(max(counts), limit)
     # With a network that has channels last, bytes may be either: what is said of pictures decides.
     if _are_ready(arrays, inputs) and not (given is not None and all(map(_is_picture, arrays.values()))):
-        return _inputs(path, arrays, given)
-    return _array_of_pictures(path, arrays, inputs, lambda: given or default())
+        return _inputs(path, arrays, numbers, given)
+    return _array_of_pictures(path, arrays, numbers, inputs, lambda: given or default())
 
 
-def pictures_of(path: Path, limit: int | None = None) -> list[Path] | None:
-    """Return the pictures at `path`, the first `limit` of them, None for a file of arrays; raises DataError."""
+def pictures_of(path: Path) -> list[Path] | None:
+    """Return the pictures at `path`, None for a file of arrays; raises DataError."""
     if path.is_dir():
-        return in_folder(path)[:limit]
+        return in_folder(path)
     if not path.is_file():
         raise DataError(path, "no such file or folder")
     if path.suffix.lower() in ARRAYS:
         return None
-    return [path.parent / name for name, _ in in_list(path)[:limit]]
+    return [path.parent / name for name, _ in in_list(path)]
 
 
 def in_folder(folder: Path) -> list[Path]:
@@ -136,7 +151,14 @@ def lines(path: Path, expected: str) -> Iterator[tuple[int, str]]:
         raise DataError(path, f"is neither text nor an array; {expected}") from None
 
 
-def _pictures(path: Path, files: Sequence[Path], inputs: Mapping[str, Shape], preprocess: Preprocess | None) -> Data:
+def _pictures(
+    path: Path,
+    found: Sequence[Path],
+    numbers: Sequence[int],
+    inputs: Mapping[str, Shape],
+    preprocess: Preprocess | None,
+) -> Data:
+    files = [found[number] for number in numbers]
     if not files:
         raise DataError(path, "holds no pictures")
     how = _stated(path, preprocess)
@@ -149,7 +171,7 @@ def _pictures(path: Path, files: Sequence[Path], inputs: Mapping[str, Shape], pr
         return {name: _fitting(how.apply(ordered, str(files[i]), place), shape, str(files[i]))}
 
     digest = _digest(how, (file.read_bytes() for file in files))
-    return Data(path, len(files), digest, how, read, read if how.crop else None)
+    return Data(path, len(files), digest, how, read, read if how.crop else None, numbers)
 
 
 def _are_ready(arrays: Mapping[str, Array], inputs: Mapping[str, Shape]) -> bool:
@@ -161,24 +183,26 @@ def _is_picture(array: Array) -> bool:
     return array.dtype == np.uint8 and has_axes and array.size > 0
 
 
-def _inputs(path: Path, arrays: Mapping[str, Array], given: Preprocess | None) -> Data:
+def _inputs(path: Path, arrays: Mapping[str, Array], numbers: Sequence[int], given: Preprocess | None) -> Data:
     if given is not None:
         raise DataError(path, "holds the network's inputs as they are, not pictures; leave out --preprocess")
 
     def read(i: int) -> Blobs:
         with np.errstate(over="ignore"):
-            found = {name: np.asarray(array[i], np.float32) for name, array in arrays.items()}
+            found = {name: np.asarray(array[numbers[i]], np.float32) for name, array in arrays.items()}
         for name, values in found.items():
             if not np.isfinite(values).all():
-                raise DataError(path, f"image {i} of '{name}' holds NaN or infinity, or more than float32 does")
+                label = f"image {numbers[i]} of '{name}'"
+                raise DataError(path, f"{label} holds NaN or infinity, or more than float32 does")
         return found
 
-    return Data(path, len(next(iter(arrays.values()))), _digest(None, _contents(arrays)), None, read)
+    return Data(path, len(numbers), _digest(None, _contents(arrays, numbers)), None, read, None, numbers)
 
 
 def _array_of_pictures(
     path: Path,
     arrays: Mapping[str, Array],
+    numbers: Sequence[int],
     inputs: Mapping[str, Shape],
     preprocess: Callable[[], Preprocess | None],
 ) -> Data:
@@ -194,12 +218,13 @@ def _array_of_pictures(
         raise DataError(path, f"its pictures have {channels} channels; channels is {how.channels}")
 
     def read(i: int, place: Place = centre) -> Blobs:
-        picture: Pixels = np.asarray(pictures[i]).reshape(*pictures.shape[1:3], channels)
+        picture: Pixels = np.asarray(pictures[numbers[i]]).reshape(*pictures.shape[1:3], channels)
         ordered = picture[:, :, ::-1] if how.channels == "bgr" else picture
-        label = f"{path}: image {i}"
+        label = f"{path}: image {numbers[i]}"
         return {name: _fitting(how.apply(ordered, label, place), shape, label)}
 
-    return Data(path, len(pictures), _digest(how, _contents(arrays)), how, read, read if how.crop else None)
+    digest = _digest(how, _contents(arrays, numbers))
+    return Data(path, len(numbers), digest, how, read, read if how.crop else None, numbers)
 
 
 def _arrays(path: Path, inputs: Mapping[str, Shape]) -> Mapping[str, Array]:
@@ -253,11 +278,11 @@ def _fitting(made: Array, shape: Shape, label: str) -> Array:
     raise DataError(label, f"becomes {found} where the network takes {wanted}; see resize, crop and channels")
 
 
-def _contents(arrays: Mapping[str, Array]) -> Iterator[bytes]:
+def _contents(arrays: Mapping[str, Array], numbers: Sequence[int]) -> Iterator[bytes]:
     for name, array in arrays.items():
-        yield json.dumps([name, str(array.dtype), array.shape]).encode()
-        for image in array:
-            yield np.ascontiguousarray(image).tobytes()
+        yield json.dumps([name, str(array.dtype), (len(numbers), *array.shape[1:])]).encode()
+        for number in numbers:
+            yield np.ascontiguousarray(array[number]).tobytes()
 
 
 def _digest(preprocess: Preprocess | None, contents: Iterator[bytes]) -> str:

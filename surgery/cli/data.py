@@ -38,7 +38,7 @@ _READING = (
         metavar="FILE",
         help="JSON that says how images become inputs; default: the network's own transform_param.",
     ),
-    click.option("--images", type=click.IntRange(min=1), metavar="N", help="Read only the first N samples."),
+    click.option("--images", type=click.IntRange(min=1), metavar="N", help="Read only N samples, spread over all."),
     click.option(
         "--positions",
         type=click.IntRange(min=1),

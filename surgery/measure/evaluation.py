@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 from surgery.calibrate import Preprocess, transform_param
@@ -16,7 +15,7 @@ from surgery.calibrate.passes import BATCH, Progress, Run, filled, part
 from surgery.calibrate.twin import Twin, twin_of
 from surgery.choose.tables import Probe
 from surgery.errors import PlanError
-from surgery.measure.labels import labels_for
+from surgery.measure.labels import labels_of
 from surgery.measure.outputs import Labels, Tally, compared, probe
 from surgery.measure.suffix import ends
 from surgery.model import Extract, Model
@@ -38,7 +37,7 @@ def evaluate(
 ) -> Probe:
     """Return what the outputs of `cut`, before a last Softmax, have lost against those of `original`.
 
-    The first `images` images of the data are used, with `unseen` only those that no fit sees; see `labels_for`. The
+    At most `images` of the data are used, with `unseen` only those that no fit sees; see `taken`, `labels_for`. The
     probe's `response` is 0: no single layer is cut. Raises DataError, PlanError for networks that do not end alike.
     """
     given = reading.read(preprocess) if isinstance(preprocess, Path) else preprocess
@@ -50,10 +49,8 @@ def evaluate(
             twins.append(twin_of(model, (), folder))
         found = open_data(data, twins[0].inputs, given, lambda: transform_param.stated(original), images)
         chosen = [i for i in range(found.count) if not unseen or is_held_out(i, found.count)] or [0]
-        few = replace(found, count=len(chosen), read=lambda i: found.read(chosen[i]))
-        stated = labels_for(data, labels)
-        own = None if stated is None else stated[chosen]
-        return probe(0.0, _tallies(twins, few, own, Path(name), threads, stack, progress))
+        few = found.only(chosen)
+        return probe(0.0, _tallies(twins, few, labels_of(few, labels), Path(name), threads, stack, progress))
 
 
 def _tallies(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from surgery.calibrate.data import ARRAYS, in_folder, in_list, lines
+from surgery.calibrate.data import ARRAYS, Data, in_folder, in_list, lines
 from surgery.errors import DataError
 from surgery.measure.outputs import Labels
 
@@ -15,6 +15,25 @@ LARGEST = 1 << 31
 _EXPECTED = "expected a whole number from 0 in each line, or a picture's name and such a number in each"
 
 Row = tuple[str, int]  # a picture's name, "" where none is stated, and its label
+
+
+def labels_of(data: Data, path: Path | None) -> Labels | None:
+    """Return the class of each of the images (images,), None where nothing tells; see `labels_for`.
+
+    Raises DataError for fewer labels than the data have images.
+    """
+    found = labels_for(data.path, path)
+    return None if found is None else chosen(found, data, path)
+
+
+def chosen(labels: Labels, data: Data, path: Path | None = None) -> Labels:
+    """Return those of the labels of all images at the data's path that are of these images; raises DataError."""
+    numbers = range(data.count) if data.numbers is None else data.numbers
+    if len(labels) <= max(numbers):
+        found = f"states {len(labels)} labels for {max(numbers) + 1} samples or more"
+        raise DataError(path or data.path, f"{found}; expected one for each")
+    result: Labels = labels[np.asarray(numbers)]
+    return result
 
 
 def labels_for(data: Path, path: Path | None) -> Labels | None:

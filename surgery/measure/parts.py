@@ -21,6 +21,7 @@ from surgery.choose.tables import Probe, Sensitivity
 from surgery.errors import EngineError
 from surgery.formats import Source, named
 from surgery.measure.kept import Layer, loss_of
+from surgery.measure.labels import chosen
 from surgery.measure.sensitivity import Asks, Steps, sensitivity
 from surgery.running import Failure, File, Runner, Task
 
@@ -88,10 +89,15 @@ def _tasks(
     source: Source, found: Calibration, parts: Sequence[Sequence[Layer]], settings: Mapping[str, Any]
 ) -> list[Task]:
     model = {f"model/{name}": File.of(path.absolute()) for name, path in named(source.files).items()}
-    pictures = pictures_of(found.data.path, found.data.count) or [found.data.path]
-    data = {f"data/{i:08}/{path.name}": File.of(path.absolute()) for i, path in enumerate(pictures)}
+    every, numbers, labels = pictures_of(found.data.path), found.data.numbers, settings["labels"]
+    read = [found.data.path]
+    if every is not None:  # A worker gets those alone that are read, and their labels.
+        read = every if numbers is None else [every[i] for i in numbers]
+        labels = None if labels is None else chosen(labels, found.data)
+    data = {f"data/{i:08}/{path.name}": File.of(path.absolute()) for i, path in enumerate(read)}
     shared = {
         **settings,
+        "labels": labels,
         "reading": replace(source, files=()),
         "model": tuple(f"model/{path.name}" for path in source.files),
         "data": tuple(data),

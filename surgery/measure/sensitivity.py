@@ -22,6 +22,7 @@ from surgery.factor.response import needs_data
 from surgery.factor.statistics import centred
 from surgery.factor.threads import blas_threads
 from surgery.measure.kept import Ask, Layer, Name, Notes, name_of
+from surgery.measure.labels import chosen
 from surgery.measure.outputs import Labels, probe
 from surgery.measure.suffix import Suffix
 from surgery.model import Model, Refusal
@@ -58,9 +59,9 @@ def sensitivity(
 
     Layers of which no cut is asked for are only run up to.
 
-    Data are read as by `calibration`; the network is run on at most `probe_images` of the images, with `labels` of all
-    of them where accuracy is to be told. What is `known`, or in the user's cache, is not measured again; each layer is
-    kept when it is done, so that a run that was stopped goes on there.
+    Data are read as by `calibration`; the network is run on at most `probe_images` of the images. Where accuracy is to
+    be told, `labels` are those of all images at `data`. What is `known`, or in the user's cache, is not measured again;
+    each layer is kept when it is done, so that a run that was stopped goes on there.
 
     Raises what `calibration` and the methods do, DataError for labels that are not of the data or too few images,
     PlanError that names the layer where outputs cannot be compared.
@@ -69,8 +70,9 @@ def sensitivity(
     steps = Steps(progress)
     settings |= {"seed": seed, "threads": threads, "progress": steps.within}
     with calibration(model, data, tuple(asks), symmetric=True, **settings) as found, blas_threads(threads):
-        _check(found, labels, probe_images)
-        notes = Notes.of(found, labels, probe_images)
+        _check(found, probe_images)
+        truth = None if labels is None else chosen(labels, found.data)
+        notes = Notes.of(found, truth, probe_images)
         layers = {key: notes.read(key, asks[key], known) for key in found.keys}
         todo = [layer for layer in layers.values() if not layer.is_done]
         if todo and apart is not None:
@@ -80,7 +82,7 @@ def sensitivity(
             steps.expect(sum(len(layer.missing) + 1 for layer in todo))
             folder = found.folder / "suffix"
             folder.mkdir()
-            suffix = Suffix(found.twin, found.data, probe_images, folder, labels, threads, steps.within)
+            suffix = Suffix(found.twin, found.data, probe_images, folder, truth, threads, steps.within)
             layers |= {layer.key: _measured(found, suffix, layer, notes, steps, seed) for layer in todo}
         asked = {key: layer for key, layer in layers.items() if layer.asks}
         losses = {key: layer.asked for key, layer in asked.items()}
@@ -107,14 +109,11 @@ class Steps:
         self.within(text, 0.0)
 
 
-def _check(found: Calibration, labels: Labels | None, probe_images: int) -> None:
-    count = found.data.count
-    if count < 2:
+def _check(found: Calibration, probe_images: int) -> None:
+    if found.data.count < 2:
         raise DataError(found.data.path, "holds 1 image; what a cut loses is measured on images that no fit has seen")
     if probe_images < 1:
         raise PlanError(f"the network is to be run on {probe_images} images; expected at least 1")
-    if labels is not None and len(labels) < count:
-        raise DataError(found.data.path, f"holds {count} images, and there are {len(labels)} labels; expected as many")
 
 
 def _measured(found: Calibration, suffix: Suffix, layer: Layer, notes: Notes, steps: Steps, seed: int) -> Layer:

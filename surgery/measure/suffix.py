@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +36,7 @@ class Suffix:
     ) -> None:
         """Take at most `images` of the data; `folder` is one of its own. Labels are those of all the data."""
         chosen = spread(data.count, images)
-        self._data = replace(data, count=len(chosen), read=lambda i: data.read(chosen[i]))
+        self._data = data.only(chosen)
         self._twin, self._folder = twin, folder
         self._labels = None if labels is None else labels[chosen]
         self._ends = ends(twin)

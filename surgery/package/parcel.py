@@ -118,7 +118,7 @@ def _inputs(asked: Asked, model: Model, how: Preprocess | None) -> Sequence[Inpu
 
 
 def _given(path: Path, shapes: Mapping[str, Shape], how: Preprocess | None, samples: int) -> list[Inputs]:
-    """Return the first samples of the data at `path`, each a whole batch."""
+    """Return samples of the data at `path`, spread over it, each a whole batch."""
     batches = {name: shape[0] for name, shape in shapes.items() if shape}
     if len(batches) != len(shapes) or len(set(batches.values())) != 1:
         raise DataError(path, "the network's inputs have no batch in common; leave --inputs out for random ones")

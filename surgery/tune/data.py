@@ -11,12 +11,12 @@ import numpy as np
 from surgery.calibrate import transform_param
 from surgery.calibrate.data import Array, Blobs, Data, open_data
 from surgery.calibrate.preprocess import Preprocess
+from surgery.calibrate.spread import GOLDEN
 from surgery.errors import DataError, PlanError
-from surgery.measure.labels import labels_for
+from surgery.measure.labels import labels_of
 from surgery.measure.outputs import Labels
 from surgery.model import Model
 
-GOLDEN = 2654435769  # 2^32 over the golden ratio: multiples of it, modulo 2^32, spread evenly.
 HELD_BACK = 10  # One of so many samples is never trained on.
 CHANNELS = (1, 3)  # of pictures
 
@@ -140,7 +140,7 @@ def open_samples(
     augment: Augment | None = None,
     seed: int = 0,
 ) -> Samples:
-    """Return the data at `path` for a model, with what labels there are; see `open_data` and `labels_for`.
+    """Return the data at `path` for a model, with what labels there are; see `open_data` and `labels_of`.
 
     Pictures are read as `preprocess` says, else as `default` does, which is asked for pictures only, else as the model.
     Raises DataError for data that the network cannot take, for fewer labels than samples and for fewer than two
@@ -150,9 +150,7 @@ def open_samples(
     data = open_data(path, inputs, preprocess, lambda: default() or transform_param.stated(model), images)
     if data.count < 2:
         raise DataError(path, "holds one sample; expected at least one to train on and one to hold back")
-    known = labels_for(path, labels)
-    if known is not None and len(known) < data.count:
-        raise DataError(labels or path, f"states {len(known)} labels for {data.count} samples; expected one for each")
+    known = labels_of(data, labels)
     how = augment or Augment()
     for name, array in data.read(0).items() if how.crop or how.mirror else ():
         if _sides(array) is None:
@@ -161,7 +159,7 @@ def open_samples(
     trained = sum(not is_held_back(i, data.count) for i in range(data.count))
     if fixed and trained < size:
         raise DataError(path, f"leaves {trained} samples to train on; the network takes {size} at a time, no fewer")
-    return Samples(data, None if known is None else known[: data.count], min(size, trained), fixed, how, seed)
+    return Samples(data, known, min(size, trained), fixed, how, seed)
 
 
 def moved(array: Array, offsets: tuple[int, int]) -> Array:

@@ -9,6 +9,7 @@ import pytest
 
 from surgery.calibrate import Preprocess
 from surgery.calibrate.data import Data, open_data
+from surgery.calibrate.spread import taken
 from surgery.errors import DataError, EngineMissingError
 
 cv2 = pytest.importorskip("cv2")
@@ -54,7 +55,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_folder_gives_its_pictures_in_the_order_of_their_names(folder: Path) -> None:
     np.testing.assert_array_equal(all_of(opened(folder)), expected(1, 2, 3, 4))
-    assert opened(folder, limit=2).count == 2
+    np.testing.assert_array_equal(all_of(opened(folder, limit=2)), expected(*(1 + i for i in taken(4, 2))))
     assert [len(batch["data"]) for batch in opened(folder).batches(3)] == [3, 1]
 
 
@@ -118,6 +119,28 @@ def test_the_default_is_asked_for_pictures_only(folder: Path, tmp_path: Path) ->
 def test_a_network_with_channels_last_gets_them_last(folder: Path) -> None:
     last = all_of(opened(folder, {"data": (1, 4, 5, 3)}))
     np.testing.assert_array_equal(last, expected(1, 2, 3, 4).transpose(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("is_picture", [True, False])
+def test_a_limited_reading_of_arrays_is_that_of_a_file_of_these_alone(is_picture: bool, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    arrays = rng.integers(0, 256, (9, 4, 5, 3), np.uint8) if is_picture else rng.standard_normal((9, 3, 4, 5))
+    np.save(tmp_path / "all.npy", arrays)
+    np.save(tmp_path / "few.npy", arrays[list(taken(9, 4))])
+    how = PLAIN if is_picture else None
+    few = opened(tmp_path / "few.npy", preprocess=how)
+    found = opened(tmp_path / "all.npy", preprocess=how, limit=4)
+    np.testing.assert_array_equal(all_of(found), all_of(few))
+    assert (found.count, found.digest, list(found.numbers or ())) == (4, few.digest, list(taken(9, 4)))
+
+
+def test_some_of_the_images_know_where_they_were(folder: Path) -> None:
+    found = opened(folder, preprocess=Preprocess(crop=(4, 5)))
+    some = found.only([3, 1]).only([1])
+    assert (some.count, some.numbers) == (1, [1])
+    assert some.cropped is not None
+    for read in (some.read(0), some.cropped(0, lambda spare: 0)):
+        np.testing.assert_array_equal(read["data"], expected(2)[0])
 
 
 def test_the_digest_is_of_what_the_network_gets_wherever_it_lies(folder: Path, tmp_path: Path) -> None:

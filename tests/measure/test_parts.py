@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from surgery.calibrate import Preprocess
+from surgery.calibrate.spread import taken
 from surgery.choose.tables import Sensitivity
 from surgery.errors import EngineError
 from surgery.factor import METHODS
@@ -143,7 +144,8 @@ def test_pictures_are_read_alike_wherever_they_lie(
         cv2.imwrite(str(tmp_path / "pictures" / name), rng.integers(0, 256, (12, 13, 3), np.uint8))
     (tmp_path / "listed.txt").write_text("".join(f"pictures/{name} 1\n" for name in names))
     path = {"folder": Path("pictures"), "list": Path("listed.txt")}[kind]
-    settings = {"preprocess": Preprocess(resize=(9, 8), channels="rgb", mean=(100.0,)), "images": 3, "positions": 9}
+    settings = {"preprocess": Preprocess(resize=(9, 8), channels="rgb", mean=(100.0,)), "images": 2, "positions": 9}
+    settings["labels"] = np.arange(4)
     wanted = measured(source, path, None, **settings)
     forget(tmp_path)
     with local(1) as runner:
@@ -151,7 +153,8 @@ def test_pictures_are_read_alike_wherever_they_lie(
         assert_same(measured(source, path, watched, **settings), wanted)
     read = [file.path for name, file in watched.given[0].files.items() if name.startswith("data/")]
     order = sorted(names) if kind == "folder" else names
-    assert read == [tmp_path / "pictures" / name for name in order[:3]]
+    assert read == [tmp_path / "pictures" / order[i] for i in taken(4, 2)]
+    assert list(taken(4, 2)) != [0, 1]
 
 
 def test_all_settings_reach_the_workers(source: Source, data: Path, tmp_path: Path) -> None:

@@ -281,7 +281,7 @@ def test_images_that_no_fit_has_seen_come_first_and_are_spread() -> None:
 def test_what_cannot_be_measured_is_told_in_one_line(source: Source, tmp_path: Path, data: Path) -> None:
     with pytest.raises(DataError, match="holds 1 image"):
         sensitivity(source.load(), data, ASKS, images=1)
-    with pytest.raises(DataError, match="holds 23 images, and there are 20 labels"):
+    with pytest.raises(DataError, match="states 20 labels for 23 samples"):
         sensitivity(source.load(), data, ASKS, labels=np.zeros(20, np.int64))
     with pytest.raises(PlanError, match=r"^ip: a label is 12; the network has 12 classes"):
         sensitivity(source.load(), data, {"ip": ASKS["ip"]}, labels=np.full(COUNT, 12))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from surgery.calibrate.preprocess import Preprocess
+from surgery.calibrate.spread import taken
 from surgery.errors import DataError, PlanError
 from surgery.tune.data import Augment, Samples, is_held_back, mirrored, moved, open_samples
 from tests.tune.cases import SAMPLES, data, small
@@ -86,6 +87,17 @@ def test_a_crop_of_the_preprocessing_moves_within_the_picture(tmp_path: Path) ->
     places = [place for sample in seen for place, each in windows.items() if (each == sample).all(axis=(1, 2, 3)).any()]
     assert len(places) == len(seen)
     assert set(places) == set(windows)
+
+
+def test_fewer_samples_are_spread_over_the_data_and_keep_their_labels(tmp_path: Path) -> None:
+    path, labels = data(tmp_path)
+    labels.write_text("".join(f"{i // 15}\n" for i in range(60)))  # sorted by class
+    found = open_samples(path, small(tmp_path).load(), labels=labels, images=12)
+    assert found.data.count == 12
+    assert sorted(set(found.labels.tolist())) == [0, 1, 2, 3]  # type: ignore[union-attr]
+    for i, number in enumerate(taken(60, 12)):
+        np.testing.assert_array_equal(found.data.read(i)["data"], np.load(path)[number])
+        assert found.labels[i] == number // 15  # type: ignore[index]
 
 
 def test_too_few_labels_and_samples_are_said_in_a_line(tmp_path: Path) -> None:

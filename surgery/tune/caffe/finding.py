@@ -9,9 +9,10 @@ import numpy as np
 
 from surgery.calibrate.data import ARRAYS, Blobs, in_list, lines, open_data
 from surgery.calibrate.preprocess import Preprocess
+from surgery.calibrate.spread import taken
 from surgery.calibrate.transform_param import stated
 from surgery.errors import DataError, PlanError
-from surgery.measure.labels import labels_for
+from surgery.measure.labels import chosen, labels_of
 from surgery.model import Model
 from surgery.tune.caffe import databases, hdf5
 from surgery.tune.caffe.feeds import Feed, Own, Stored
@@ -37,7 +38,7 @@ def feed_of(
       anew, with what the teacher makes of it; the others cannot be read here.
     - All else that calibration takes, pictures and arrays, is stored as HDF5; every tenth sample is held back. `labels`
       are those of `surgery plan`, `preprocess` is how pictures become inputs, else what the network states, and at most
-      `images` are taken, the first ones.
+      `images` are read, spread over all of them.
 
     Raises DataError.
     """
@@ -45,18 +46,20 @@ def feed_of(
     if found is not None:
         if labels is not None:
             raise DataError(labels, f"Caffe's {found.type} layer takes the labels in {path}; leave out --labels")
+        if images is not None:
+            raise DataError(path, f"Caffe's {found.type} layer reads all samples there are; leave out --images")
         return found
     inputs = model.format.runnable(model).inputs
     if _is_hdf5(path):
-        data, known = hdf5.data_of(path, inputs)
+        whole, held_labels = hdf5.data_of(path, inputs)
+        data = whole.only(taken(whole.count, images))
+        known = None if held_labels is None else chosen(held_labels, data)
     else:
         data = open_data(path, inputs, preprocess, lambda: stated(model), images)
-        known = labels_for(path, labels)
-    if known is not None and len(known) < data.count:
-        raise DataError(labels or path, f"states {len(known)} labels for {data.count} samples; expected one for each")
+        known = labels_of(data, labels)
     held = [i for i in range(data.count) if is_held_back(i, data.count)]
     train = [i for i in range(data.count) if not is_held_back(i, data.count)]
-    return Stored(data, None if known is None else known[: data.count], train, held)
+    return Stored(data, known, train, held)
 
 
 def augmented(feed: Feed, crop: int, *, mirror: bool, seed: int) -> Feed:

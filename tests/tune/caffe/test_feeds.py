@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from surgery.calibrate.preprocess import Preprocess
+from surgery.calibrate.spread import taken
 from surgery.errors import DataError, PlanError
 from surgery.tune.caffe import Goal, Own, Solver, Stored, Task, feed_of, run, write
 from surgery.tune.caffe import hdf5 as stored
@@ -101,6 +102,18 @@ def test_hdf5_is_stored_anew_with_what_the_original_makes_of_it(tmp_path: Path) 
         np.testing.assert_array_equal(feed.labels, found["labels"][:40])
     write(Task(cut_digits(tmp_path / "cut"), feed, goal, Solver(batch=18), teacher=ORIGINAL), tmp_path / "run")
     np.testing.assert_allclose(rows(tmp_path / "run", "train", "tune_teacher").sum(axis=1), 1, rtol=1e-6)
+
+
+def test_fewer_samples_of_hdf5_are_spread_over_it(tmp_path: Path) -> None:
+    path = user_hdf5(tmp_path)
+    feed = feed_of(path, ORIGINAL.load(), needs_teacher=True, images=10)
+    assert isinstance(feed, Stored)
+    numbers = list(taken(40, 10))
+    with np.load(DIGITS / "heldback.npz") as found:
+        np.testing.assert_array_equal(feed.labels, found["labels"][numbers])
+        np.testing.assert_array_equal(feed.data.read(7)["data"][0] * 16, found["images"][numbers[7]])
+    with pytest.raises(DataError, match="--images"):
+        feed_of(path, ORIGINAL.load(), images=10)
 
 
 def own_layer(tmp_path: Path, feed: Own, batch: int = 8) -> str:
