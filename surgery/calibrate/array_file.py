@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
 import tokenize
@@ -43,6 +44,31 @@ def read_npy(path: Path) -> Array:
         if not size:
             return np.empty(shape, dtype)
         return np.memmap(file, dtype, "r", file.tell(), shape, "F" if is_fortran else "C")
+
+
+def image(array: Array, number: int) -> Array:
+    """Return image `number` of an array (images, ...); what was read of a mapped file does not stay in memory.
+
+    All pages that were ever read would count as this process's, in the end the whole file.
+    """
+    mapped, view = array.base, array[number : number + 1]
+    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        copied: Array = np.array(view)
+        mapped.madvise(mmap.MADV_DONTNEED, *_pages(mapped, view))
+        return copied[0, ...]
+    return view[0, ...]
+
+
+def _pages(mapped: mmap.mmap, view: Array) -> tuple[int, int]:
+    """Return where in a mapped file the chunks begin that a part of its array lies in, and their length in bytes.
+
+    They are more than its own pages: the kernel maps neighbouring ones too, where one is read.
+    """
+    if not view.flags.c_contiguous:
+        return 0, len(mapped)
+    first = view.ctypes.data - np.frombuffer(mapped, np.uint8).ctypes.data
+    start = first // _CHUNK_BYTES * _CHUNK_BYTES
+    return start, min(len(mapped), -(-(first + view.nbytes) // _CHUNK_BYTES) * _CHUNK_BYTES) - start
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from surgery.calibrate.array_file import opened_npz, read_npy
+from surgery.calibrate.array_file import image, opened_npz, read_npy
 from surgery.calibrate.preprocess import CHANNELS, Place, Preprocess, centre
 from surgery.calibrate.spread import taken
 from surgery.errors import DataError
@@ -189,7 +189,7 @@ def _inputs(path: Path, arrays: Mapping[str, Array], numbers: Sequence[int], giv
 
     def read(i: int) -> Blobs:
         with np.errstate(over="ignore"):
-            found = {name: np.asarray(array[numbers[i]], np.float32) for name, array in arrays.items()}
+            found = {name: np.asarray(image(array, numbers[i]), np.float32) for name, array in arrays.items()}
         for name, values in found.items():
             if not np.isfinite(values).all():
                 label = f"image {numbers[i]} of '{name}'"
@@ -218,7 +218,7 @@ def _array_of_pictures(
         raise DataError(path, f"its pictures have {channels} channels; channels is {how.channels}")
 
     def read(i: int, place: Place = centre) -> Blobs:
-        picture: Pixels = np.asarray(pictures[numbers[i]]).reshape(*pictures.shape[1:3], channels)
+        picture: Pixels = np.asarray(image(pictures, numbers[i])).reshape(*pictures.shape[1:3], channels)
         ordered = picture[:, :, ::-1] if how.channels == "bgr" else picture
         label = f"{path}: image {numbers[i]}"
         return {name: _fitting(how.apply(ordered, label, place), shape, label)}
@@ -282,7 +282,7 @@ def _contents(arrays: Mapping[str, Array], numbers: Sequence[int]) -> Iterator[b
     for name, array in arrays.items():
         yield json.dumps([name, str(array.dtype), (len(numbers), *array.shape[1:])]).encode()
         for number in numbers:
-            yield np.ascontiguousarray(array[number]).tobytes()
+            yield np.ascontiguousarray(image(array, number)).tobytes()
 
 
 def _digest(preprocess: Preprocess | None, contents: Iterator[bytes]) -> str:
