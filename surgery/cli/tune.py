@@ -41,8 +41,8 @@ _WHAT = options.stacked(
         required=True,
         type=options.FILE,
         metavar="PATH",
-        help="What to train on: a folder of images, .npy or .npz, or a Caffe list file. One sample of ten is only "
-        "measured on.",
+        help="What to train on: a folder of images, .npy or .npz, or a Caffe list file; with --engine caffe also .h5, "
+        "a text that names some, or an LMDB. One sample of ten is only measured on.",
     ),
     click.option("--labels", type=options.FILE, metavar="FILE", help="Text with the class of each sample."),
     click.option("-o", "--output", required=True, type=options.FILE, help="Folder for the results."),
@@ -57,7 +57,7 @@ _READING = options.stacked(
         metavar="FILE",
         help="JSON that says how images become inputs; default: the plan's, else the network's own transform_param.",
     ),
-    click.option("--images", type=click.IntRange(min=2), metavar="N", help="Read only the first N samples."),
+    click.option("--images", type=click.IntRange(min=2), metavar="N", help="Read only N samples, spread over all."),
     click.option(
         "--crop",
         type=click.IntRange(min=0),
