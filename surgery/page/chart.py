@@ -41,11 +41,15 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A direction: its label with the unit, whether it is logarithmic, and values that must lie on it."""
+    """A direction: its label with the unit, whether it is logarithmic, and values that must lie on it.
+
+    `whole` is for counts: only whole numbers stand beside it.
+    """
 
     label: str
     log: bool = False
     include: tuple[float, ...] = ()
+    whole: bool = False
 
     def holds(self, value: float) -> bool:
         """Return whether a value has a place here: infinities and NaN have none, 0 none on a logarithmic axis.
@@ -169,8 +173,9 @@ def _scale(
         low, high = (low / 2, high * 2) if axis.log else (low - around, high + around)
     marks = decades(low, high, count) if axis.log else ticks(low, high, count)
     if rounded:
-        return _Scale(axis, min(low, marks[0]), max(high, marks[-1]), start, end, marks)
-    return _Scale(axis, low, high, start, end, tuple(tick for tick in marks if low <= tick <= high))
+        low, high = min(low, marks[0]), max(high, marks[-1])
+    shown = (tick for tick in marks if low <= tick <= high and not (axis.whole and tick % 1))
+    return _Scale(axis, low, high, start, end, tuple(shown))
 
 
 def _grid(x: _Scale, y: _Scale, size: tuple[int, int]) -> Markup:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from surgery.page.chart import Axis, Point, Series, chart
+from surgery.page.chart import Axis, Mark, Point, Series, chart
 from surgery.report.blocks import Block, Plot, Plots, Section, Table, Text
 from surgery.report.html import page_of
 from surgery.report.markdown import text_of
@@ -14,6 +15,7 @@ from surgery.report.numbers import NONE, count, figure, share
 
 Facts = Mapping[str, Any]
 LARGE = (620, 340)
+BATCHNORMS = {"batch": "by the statistics of each batch", "fixed": "by those stored"}
 ROWS = {"original": "original", "cut": "cut", "tuned": "cut and tuned"}
 _XMLNS = 'xmlns="http://www.w3.org/2000/svg"'  # A drawing outside of a page must say what it is.
 
@@ -31,7 +33,7 @@ def render_markdown(facts: Facts) -> str:
 def curve(facts: Facts) -> str:
     """Return the drawing of the losses as a file of its own."""
     plot = _losses(facts)
-    drawn = chart(plot.series, plot.x, plot.y, title=f"{plot.title}. {plot.caption}", size=plot.size)
+    drawn = chart(plot.series, plot.x, plot.y, title=f"{plot.title}. {plot.caption}", mark=plot.mark, size=plot.size)
     return drawn.text.replace("<svg", f"<svg {_XMLNS}", 1) + "\n"
 
 
@@ -47,7 +49,7 @@ def _summary(facts: Facts) -> str:
             if rows["tuned"][name] is not None:
                 values = [share(rows[row][name]) for row in ROWS]
                 what = name if name == "accuracy" else "agreement with the original"
-                told.append(f"On {of} samples, {what}: {values[0]} original, {values[1]} cut, {values[2]} tuned.")
+                told.append(f"On {_samples(of)}, {what}: {values[0]} original, {values[1]} cut, {values[2]} tuned.")
                 break
     return " ".join(told)
 
@@ -59,59 +61,104 @@ def _sections(facts: Facts) -> Sequence[Section]:
         ("Epochs", [Plots((_losses(facts), *_classes(facts))), _epochs(facts)]),
         ("How it was made", [_made(facts), Text(_verified(facts))]),
     ]
-    return [Section(name, tuple(blocks)) for name, blocks in made]
+    return [Section(name, tuple(blocks)) for name, blocks in made if blocks]
 
 
 def _before_after(of: str, rows: Facts) -> Table:
-    heading = (f"{of} samples", "loss", "accuracy", "class as the original's")
+    heading = (_samples(of), "loss", "accuracy", "class as the original's")
     told = tuple(
         (label, figure(rows[name]["loss"]), share(rows[name]["accuracy"]), share(rows[name]["agreement"]))
         for name, label in ROWS.items()
     )
-    return Table(heading, told, frozenset({1, 2, 3}))
+    return _known(Table(heading, told, frozenset({1, 2, 3})))
+
+
+def _samples(of: str) -> str:
+    return f"{of.replace(' ', '-')} samples"
+
+
+def _known(table: Table) -> Table:
+    """Return a table without the columns of which nothing is known."""
+    kept = [i for i in range(len(table.heading)) if any(row[i] != NONE for row in table.rows)]
+    rows = tuple(tuple(row[i] for i in kept) for row in table.rows)
+    numbers = frozenset(at for at, i in enumerate(kept) if i in table.numbers)
+    return Table(tuple(table.heading[i] for i in kept), rows, numbers)
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """When a network was tested: behind so many epochs, and what that is called; `loss` is that of the epoch."""
+
+    at: int
+    name: str
+    loss: float | None
+    held: Facts
+
+
+def _moments(facts: Facts) -> Iterator[_Moment]:
+    """Yield each step's beginning and its epochs, these numbered throughout."""
+    for number, (step, first) in enumerate(zip(facts["steps"], _begins(facts), strict=True), 1):
+        yield _Moment(first, "before" if number == 1 else f"before step {number}", None, step["before"])
+        for at, epoch in enumerate(step["epochs"], first + 1):
+            yield _Moment(at, str(at), epoch["loss"], epoch["held_back"])
+
+
+def _begins(facts: Facts) -> list[int]:
+    """Return how many epochs are behind before each step."""
+    return list(accumulate((len(step["epochs"]) for step in facts["steps"]), initial=0))[:-1]
+
+
+def _best(facts: Facts) -> int:
+    """Return the epoch whose weights were kept in the end, numbered throughout."""
+    best: int = _begins(facts)[-1] + facts["steps"][-1]["best"]
+    return best
 
 
 def _losses(facts: Facts) -> Plot:
-    held = [
-        Point(at, epoch["held_back"]["loss"], f"epoch {at}: {figure(epoch['held_back']['loss'])}")
-        for at, epoch in _numbered(facts)
-    ]
-    before = facts["steps"][0]["before"]["loss"]
-    held = [Point(0, before, f"before: {figure(before)}"), *held]
-    trained = [Point(at, epoch["loss"], f"epoch {at}: {figure(epoch['loss'])}") for at, epoch in _numbered(facts)]
-    return Plot(
-        "Loss by epoch",
-        f"Held-back samples are never trained on.{_parted(facts)}",
-        (Series("held back", tuple(held)), Series("in training", tuple(trained))),
-        Axis("epoch", include=(0,)),
-        Axis("loss", include=(0,)),
-        LARGE,
-    )
+    moments = list(_moments(facts))
+    held = tuple(_point(each, each.held["loss"], figure) for each in moments)
+    trained = tuple(_point(each, each.loss, figure) for each in moments if each.loss is not None)
+    series = (Series(_tests(facts), held), Series("in training", trained))
+    axes = Axis("epoch", include=(0,), whole=True), Axis("loss", include=(0,))
+    return Plot("Loss by epoch", _caption(facts), series, *axes, LARGE, Mark(_best(facts), "kept"))
 
 
 def _classes(facts: Facts) -> list[Plot]:
     told = {"accuracy": "accuracy", "agreement": "class as the original's"}
-    series = []
-    for name, label in told.items():
-        values = [(0, facts["steps"][0]["before"][name])]
-        values += [(at, epoch["held_back"][name]) for at, epoch in _numbered(facts)]
-        points = tuple(
-            Point(at, 100 * value, f"epoch {at}: {share(value)}") for at, value in values if value is not None
-        )
-        series += [Series(label, points)] if points else []
+    series = [Series(label, points) for name, label in told.items() if (points := tuple(_shares(facts, name)))]
     if not series:
         return []
-    caption = f"Held-back samples.{_parted(facts)}"
-    return [Plot("Classes by epoch", caption, tuple(series), Axis("epoch"), Axis("%"), LARGE)]
+    title = f"{series[0].name.capitalize()} by epoch" if len(series) == 1 else "Classes by epoch"
+    axes = Axis("epoch", whole=True), Axis("% of the samples")
+    return [Plot(title, _caption(facts), tuple(series), *axes, LARGE, Mark(_best(facts), "kept"))]
 
 
-def _parted(facts: Facts) -> str:
-    ends = list(accumulate(len(step["epochs"]) for step in facts["steps"]))[:-1]
-    return f" The next step begins behind epoch {', '.join(map(str, ends))}." if ends else ""
+def _shares(facts: Facts, name: str) -> Iterator[Point]:
+    for each in _moments(facts):
+        if each.held[name] is not None:
+            yield Point(each.at, 100 * each.held[name], f"{_told(each)}: {share(each.held[name])}")
 
 
-def _numbered(facts: Facts) -> list[tuple[int, Facts]]:
-    return list(enumerate((epoch for step in facts["steps"] for epoch in step["epochs"]), 1))
+def _point(moment: _Moment, value: float, written: Callable[[float], str]) -> Point:
+    return Point(moment.at, value, f"{_told(moment)}: {written(value)}")
+
+
+def _told(moment: _Moment) -> str:
+    return moment.name if moment.name.startswith("before") else f"epoch {moment.name}"
+
+
+def _is_held_back(facts: Facts) -> bool:
+    return facts["data"]["held_back"] is not None
+
+
+def _tests(facts: Facts) -> str:
+    return "held back" if _is_held_back(facts) else "in tests"
+
+
+def _caption(facts: Facts) -> str:
+    on = f"{'Held-back samples are never' if _is_held_back(facts) else 'Tests are on samples that are'} trained on."
+    ends = _begins(facts)[1:]
+    return on + (f" The next step begins behind epoch {', '.join(map(str, ends))}." if ends else "")
 
 
 def _steps(facts: Facts) -> Table:
@@ -123,41 +170,44 @@ def _steps(facts: Facts) -> Table:
             step["cut"],
             figure(step["rate"]) + (" (found)" if step["found"] else ""),
             count(len(step["epochs"])),
-            count(step["best"]),
+            count(first + step["best"]) if step["best"] else "none",
             figure(step["before"]["loss"]),
             figure(step["after"]["loss"]),
             normed[tuple(step["normed"])],
         )
-        for i, step in enumerate(facts["steps"], 1)
+        for i, (step, first) in enumerate(zip(facts["steps"], _begins(facts), strict=True), 1)
     )
-    return Table(heading, rows, frozenset({0, 3, 4, 5, 6}))
+    return _known(Table(heading, rows, frozenset({0, 3, 4, 5, 6})))
 
 
 def _epochs(facts: Facts) -> Table:
-    heading = ("epoch", "loss in training", "held back", "accuracy", "class as the original's")
+    heading = ("epoch", "loss in training", f"loss {_tests(facts)}", "accuracy", "class as the original's")
     rows = tuple(
-        (str(at), figure(epoch["loss"]), figure(held["loss"]), share(held["accuracy"]), share(held["agreement"]))
-        for at, epoch in _numbered(facts)
-        for held in (epoch["held_back"],)
+        (each.name, figure(each.loss), figure(held["loss"]), share(held["accuracy"]), share(held["agreement"]))
+        for each in _moments(facts)
+        for held in (each.held,)
     )
-    return Table(heading, rows, frozenset(range(5)))
+    return _known(Table(heading, rows, frozenset(range(5))))
 
 
 def _made(facts: Facts) -> Table:
     settings, recipe = facts["settings"], facts["settings"]["recipe"]
-    goal = ", ".join(f"{name} {value:g}" for name, value in facts["goal"].items() if value)
+    targets = (f"{name} {value:g}" for name, value in facts["goal"].items() if value and name != "temperature")
+    heat = f", at temperature {facts['goal']['temperature']:g}" if facts["goal"]["distil"] else ""
+    moved = settings["augment"]["crop"]
     rows = [
         ("cut network", ", ".join(facts["source"]["files"])),
         ("teacher", ", ".join(facts["teacher"]["files"])),
         ("samples trained on, held back", f"{count(facts['data']['trained'])}, {count(facts['data']['held_back'])}"),
-        ("data", f"{facts['data']['path']}, SHA-256 {facts['data']['digest'][:12]}"),
-        ("targets and their weights", goal),
+        ("data", ", SHA-256 ".join(filter(None, (facts["data"]["path"], facts["data"]["digest"][:12])))),
+        ("targets and their weights", ", ".join(targets) + heat),
         ("trained in", settings["engine"]),
         ("schedule", settings["schedule"]),
-        ("moved by up to", f"{settings['augment']['crop']} pixels"),
+        ("moved", f"by up to {moved} pixel{'s' * (moved > 1)}" if moved else "not at all"),
         ("mirrored", "half of the samples" if settings["augment"]["mirror"] else "none"),
         ("optimizer", f"{recipe['optimizer']}, momentum {recipe['momentum']:g}, weight decay {recipe['decay']:g}"),
         ("learning rate falls as", recipe["course"]),
+        ("BatchNorm in training", BATCHNORMS[recipe["batchnorm"]]),
         ("samples in a step", count(recipe["batch"])),
         ("seed", str(recipe["seed"])),
         ("threads", str(settings["threads"])),

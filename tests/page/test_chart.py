@@ -121,6 +121,12 @@ def test_the_axes_tell_their_units_and_several_series_their_names() -> None:
     assert {"first", "second"} <= set(texts(drawn(one, two)))
 
 
+def test_counts_have_whole_numbers_beside_them() -> None:
+    at = [number for number in texts(drawn(line((0, 100), (1, 200)), x=Axis("epoch", whole=True))) if len(number) < 3]
+    assert at == ["0", "1"]
+    assert "0.2" in texts(drawn(line((0, 100), (1, 200))))
+
+
 def test_series_are_told_apart_without_colour() -> None:
     svg = drawn(*(line((0, i), (1, i), name=str(i)) for i in range(len(COLOURS))))
     dashes = [found.attrib.get("stroke-dasharray") for found in svg.iter("polyline")]

@@ -10,7 +10,7 @@ from surgery.errors import PlanError
 from surgery.model import Model
 from surgery.pipeline import check_source
 from surgery.tune.asked import Asked
-from surgery.tune.caffe.feeds import Feed, Stored
+from surgery.tune.caffe.feeds import Feed, Own, Stored
 from surgery.tune.caffe.finding import augmented, feed_of
 from surgery.tune.caffe.settings import Goal, Policy, Solver
 from surgery.tune.goal import goal_of
@@ -65,7 +65,8 @@ def order_of(asked: Asked) -> Order:
     goal = goal_for(asked, feed, tuple(key for each in step for key in each.keys))
     placements = placed(original, step, cut)
     frozen, more = frozen_layers(asked, placements, cut)
-    return Order(asked, cut, original, feed, goal, solver, placements, frozen, told(step), (*notes, *more))
+    notes = (*notes, *more, *_tested(feed))
+    return Order(asked, cut, original, feed, goal, solver, placements, frozen, told(step), notes)
 
 
 def solver_for(asked: Asked) -> tuple[Solver, tuple[str, ...]]:
@@ -121,6 +122,11 @@ def _notes(asked: Asked, bound: set[str]) -> Iterator[str]:
     if bound:
         kept = ", ".join(sorted(bound))
         yield f"Caffe cannot keep zeros, signs or ternary weights in training, so these layers were not trained: {kept}"
+
+
+def _tested(feed: Feed) -> Iterator[str]:
+    if isinstance(feed, Own) and feed.test is None:
+        yield f"no sample was held back: Caffe's {feed.type} layer reads them all, so tests are on what is trained on"
 
 
 def _is_named(key: str, pattern: str) -> bool:
