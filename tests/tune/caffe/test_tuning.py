@@ -163,6 +163,7 @@ def test_where_the_build_of_caffe_has_no_such_data_layer_the_files_are_left(tmp_
     outcome = tune(replace(asked(tmp_path), data=base, labels=None), tmp_path / "out", None)
     assert "tune_data" in outcome.facts["verified"]["reason"]
     assert any("caffe train" in note for note in outcome.facts["notes"])
+    assert any("no sample was held back" in note for note in outcome.facts["notes"])
     assert str(base) in (tmp_path / "out" / "train_val.prototxt").read_text()
 
 
