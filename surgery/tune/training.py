@@ -10,7 +10,7 @@ from typing import Any
 
 from surgery.tune.data import Batch, Samples
 from surgery.tune.learner import Learner, State, checked
-from surgery.tune.rates import TRIAL_STEPS, found_rate, rate_at
+from surgery.tune.rates import JUDGED, TRIAL_STEPS, found_rate, rate_at
 from surgery.tune.targets import Score
 
 Keep = Callable[[State], None]
@@ -103,15 +103,21 @@ def _begun(learner: Learner, samples: Samples, turn: int, progress: Progress) ->
 
 
 def _found(learner: Learner, samples: Samples, turn: int) -> float:
+    """Return the rate with the least loss of samples that come next, changed as in training.
+
+    Held-back samples would mislead where the original was trained on them: whatever moves looks worse on these at first.
+    """
     start = learner.state()
 
     def trial(rate: float) -> float:
         learner.restore(start)
+        losses = []
         for i, batch in enumerate(islice(_endless(samples, turn), TRIAL_STEPS)):
             height = rate_at(i, TRIAL_STEPS, rate, course="constant", warm_up=TRIAL_STEPS // 5)
-            if not isfinite(learner.step(batch, height)):
+            losses.append(learner.step(batch, height))
+            if not isfinite(losses[-1]):
                 return inf
-        return learner.score(samples.held_back()).loss
+        return sum(losses[-JUDGED:]) / JUDGED
 
     found = found_rate(trial)
     learner.restore(start)
