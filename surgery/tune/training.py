@@ -105,7 +105,7 @@ def _begun(learner: Learner, samples: Samples, turn: int, progress: Progress) ->
 def _found(learner: Learner, samples: Samples, turn: int) -> float:
     """Return the rate with the least loss of samples that come next, changed as in training.
 
-    Held-back samples would mislead where the original was trained on them: whatever moves looks worse on these at first.
+    Held-back samples would mislead where the original was trained on them: what moves looks worse on them at first.
     """
     start = learner.state()
 
