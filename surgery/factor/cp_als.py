@@ -14,11 +14,13 @@ decomposition").
 
 from __future__ import annotations
 
-from functools import reduce
-from operator import add, mul
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial, reduce
+from operator import add
 
 import numpy as np
 
+from surgery.factor.cholesky import lent
 from surgery.factor.cp_power import power_terms
 from surgery.factor.cp_start import orthogonal_terms
 from surgery.factor.cp_tensor import (
@@ -28,6 +30,8 @@ from surgery.factor.cp_tensor import (
     over_other_axes,
     over_outputs,
     spread,
+    squared_residual,
+    thinned,
     unit,
 )
 from surgery.factor.solver import gram, leading_eigenvectors
@@ -48,6 +52,8 @@ SPARE_DIRECTIONS = 32  # With none, one term would have nowhere to go from its s
 MOST_POWER_TERMS = 16
 # Added to normal matrices of ones on the diagonal, so that they have a Cholesky factor when terms are alike.
 RIDGE = 1e-12
+ON_BOUND = 1e-9  # A squared norm that is above the bound by no more than this share is scaled down to it.
+ROWS = 128  # of normal matrices at a time, where several are multiplied
 NOTHING = 1e-14  # Of ||T||^2: below it a squared error is rounding.
 
 
@@ -63,7 +69,10 @@ def fitted_terms(slices: FloatArray, axes: Axes, rank: int, squared_norm: float,
         return _best_fit(slices, axes, rank, squared_norm, seed)
     u_out, u_in = (leading_eigenvectors(moments, min(width, len(moments)))[1] for moments in _moments(slices))
     thin = _best_fit(_core(slices, u_out, u_in), axes, rank, squared_norm, seed)
-    terms = Components(u_out @ thin.outputs, u_in @ thin.inputs, thin.taps)
+
+    def terms() -> Components:
+        return Components(u_out @ thin.outputs, u_in @ thin.inputs, thin.taps)
+
     return _refined(slices, terms, squared_norm, POLISH_GAIN)[0]
 
 
@@ -72,14 +81,12 @@ def _best_fit(slices: FloatArray, axes: Axes, rank: int, squared_norm: float, se
 
     With one or two terms the largest singular triplet often leads to the lesser of two local optima.
     """
-    start = orthogonal_terms(slices, axes, rank)
-    if squared_norm - np.sum(np.square(start.norms)) <= NOTHING * squared_norm:
-        return start
-    best, error = _refined(slices, start, squared_norm, SWEEP_GAIN)
-    if rank > MOST_POWER_TERMS:
+    orthogonal = partial(orthogonal_terms, slices, axes, rank)
+    best, error = _refined(slices, orthogonal, squared_norm, SWEEP_GAIN)
+    if rank > MOST_POWER_TERMS or error <= NOTHING * squared_norm:
         return best
-    start = power_terms(slices, axes, rank, np.random.default_rng(seed))
-    other, other_error = _refined(slices, start, squared_norm, SWEEP_GAIN)
+    strongest = partial(power_terms, slices, axes, rank, np.random.default_rng(seed))
+    other, other_error = _refined(slices, strongest, squared_norm, SWEEP_GAIN)
     return other if other_error < error else best
 
 
@@ -94,21 +101,33 @@ def _moments(slices: FloatArray) -> tuple[Float64Array, Float64Array]:
     return reduce(add, map(gram, slices)), reduce(add, map(gram, slices.transpose(0, 2, 1)))
 
 
-def _refined(slices: FloatArray, start: Components, squared_norm: float, least_gain: float) -> tuple[Components, float]:
-    """Return the terms after sweeps from `start`, which must be within the bound, and their squared error."""
-    at = before = start
+def _refined(
+    slices: FloatArray, start: Callable[[], Components], squared_norm: float, least_gain: float
+) -> tuple[Components, float]:
+    """Return the terms after sweeps from those that `start` makes, within the bound, and their squared error.
+
+    They are made here, so that no one else holds them while sweeps replace them. Where they leave nothing they stay.
+    """
+    at = start()
+    left = squared_residual(slices, at.outputs, at.inputs, at.taps)
+    if left <= NOTHING * squared_norm:
+        return at, left
+    ahead, is_ahead = _ahead(at, at, 0.0), False
     error, step = np.inf, FIRST_STEP
-    for _ in range(_sweeps(slices.size, start.outputs.shape[1])):
-        found, found_error = _swept(slices, _ahead(at, before, step), squared_norm)
+    for _ in range(_sweeps(slices.size, at.outputs.shape[1])):
+        found, found_error = _swept(slices, *ahead, squared_norm)
         if found_error < error:
             gain = error - found_error
-            at, before, error, step = found, at, found_error, min(STEP_GROWTH * step, LONGEST_STEP)
+            before, at, error, step = at, found, found_error, min(STEP_GROWTH * step, LONGEST_STEP)
+            ahead, is_ahead = _ahead(at, before, step), True
+            del before
             if gain <= least_gain * error:
                 break
-        elif before is at:
+        elif not is_ahead:
             break
         else:
-            before, step = at, step / 2
+            del found  # The next sweep has its place.
+            step, ahead, is_ahead = step / 2, _ahead(at, at, 0.0), False
     return at, error
 
 
@@ -118,62 +137,80 @@ def _sweeps(size: int, rank: int) -> int:
     return min(max(FEWEST_SWEEPS, int(SWEEP_WORK / work)), MOST_SWEEPS)
 
 
-def _ahead(at: Components, before: Components, step: float) -> Components:
-    """Return a start for the next sweep, which reads no inputs, further along the way of the last one."""
-    taps = (unit(now + step * (now - then)) for now, then in zip(at.taps, before.taps, strict=True))
-    return Components(at.outputs + step * (at.outputs - before.outputs), at.inputs, tuple(taps))
+def _ahead(at: Components, before: Components, step: float) -> tuple[Float64Array, tuple[Float64Array, ...]]:
+    """Return outputs and taps for the next sweep, columns of length 1, further along the way of the last one."""
+    pairs = ((at.outputs, before.outputs), *zip(at.taps, before.taps, strict=True))
+    outputs, *taps = (unit(now + step * (now - then)) for now, then in pairs)
+    return outputs, tuple(taps)
 
 
-def _swept(slices: FloatArray, at: Components, squared_norm: float) -> tuple[Components, float]:
+def _swept(
+    slices: FloatArray, outputs: Float64Array, axes: Sequence[Float64Array], squared_norm: float
+) -> tuple[Components, float]:
     """Return inputs, outputs and taps, each in turn the best for the others within the bound, and the squared error.
 
     In each update the other factors have columns of length 1: then the squared norm of the factor is sum lambda^2.
     """
-    limit = NORM_BOUND * squared_norm
-    outputs, taps = unit(at.outputs), list(at.taps)
-    tap = spread(taps)
+    limit, taps, tap = NORM_BOUND * squared_norm, list(axes), spread(axes)
     inputs = unit(_best(over_outputs(slices, outputs, tap), _normal(outputs, *taps), limit))
-    thin = over_inputs(slices, inputs)
-    outputs = unit(_best(np.einsum("kor,kr->or", thin, tap), _normal(inputs, *taps), limit))
-    on_taps = np.einsum("kor,or->kr", thin, outputs)
+    thin = thinned(slices, inputs)
+    outputs = unit(_best(_over_taps(thin, tap), _normal(inputs, *taps), limit))
+    on_taps = np.array([np.einsum("or,or->r", part, outputs) for part in thin])
+    del thin
     for axis in range(len(taps)):
         products = over_other_axes(on_taps, taps, axis)
         normal = _normal(inputs, outputs, *taps[:axis], *taps[axis + 1 :])
         best = _best(products, normal, limit)
         taps[axis] = unit(best)
     error = squared_norm - 2 * np.vdot(products, best) + np.vdot(best @ normal, best)
-    return Components(outputs * np.linalg.norm(best, axis=0), inputs, tuple(taps)), float(error)
+    outputs *= np.linalg.norm(best, axis=0)
+    return Components(outputs, inputs, tuple(taps)), float(error)
+
+
+def _over_taps(thin: Iterable[Float64Array], tap: Float64Array) -> Float64Array:
+    """Return (O, R): products (O, R) of each tap multiplied by `tap` (K, R), term by term."""
+    result: Float64Array = reduce(add, (part * weights for part, weights in zip(thin, tap, strict=True)))
+    return result
 
 
 def _normal(*factors: Float64Array) -> Float64Array:
     """Return the (R, R) inner products of the terms that these factors (n, R) make together."""
-    return reduce(mul, (factor.T @ factor for factor in factors))
+    result: Float64Array = factors[0].T @ factors[0]
+    for factor in factors[1:]:
+        for start in range(0, len(result), ROWS):
+            rows = slice(start, start + ROWS)
+            result[rows] *= factor[:, rows].T @ factor
+    return result
 
 
 def _best(products: Float64Array, normal: Float64Array, limit: float) -> Float64Array:
-    """Return the X (n, R) of squared norm at most `limit` with the least tr(X N Xᵀ) - 2 tr(X Pᵀ)."""
+    """Return the X (n, R) of squared norm at most `limit` with the least tr(X N Xᵀ) - 2 tr(X Pᵀ).
+
+    It is P (N + mu)^-1, where the norm falls as mu rises. Newton's method for its inverse, which is nearly linear in
+    mu, comes from below and needs no eigenvectors (Moré and Sorensen, 1983, "Computing a trust region step").
+    N is lent to its Cholesky factors.
+    """
     import scipy.linalg  # Loading SciPy takes longer than inspecting a network.
 
-    ridged = normal + RIDGE * np.eye(len(normal))
-    try:
-        root = scipy.linalg.cho_factor(ridged, lower=True, overwrite_a=True, check_finite=False)
-    except scipy.linalg.LinAlgError:  # More terms alike than the ridge can part.
-        return _best_on_bound(products, normal, limit)
-    free: Float64Array = scipy.linalg.cho_solve(root, products.T, check_finite=False).T
-    return free if np.vdot(free, free) <= limit else _best_on_bound(products, normal, limit)
+    mu = RIDGE
+    while True:
+        try:
+            with lent(normal, mu) as root:
+                best = scipy.linalg.cho_solve(root, products.T, check_finite=False)
+                excess = float(np.linalg.norm(best)) ** 2 / limit
+                if excess <= 1 + ON_BOUND:
+                    break
+                mu += excess * limit / _square(root, best) * (np.sqrt(excess) - 1)
+                del best
+        except scipy.linalg.LinAlgError:  # More terms alike than the ridge can part.
+            mu *= 10
+    result: Float64Array = best.T
+    return result if excess <= 1 else result / np.sqrt(excess)
 
 
-def _best_on_bound(products: Float64Array, normal: Float64Array, limit: float) -> Float64Array:
-    """Return P (N + mu)^-1 with the mu that brings its squared norm to `limit`: it falls as mu rises."""
+def _square(root: tuple[Float64Array, bool], columns: Float64Array) -> float:
+    """Return tr(Yᵀ (N + mu)^-1 Y) for columns Y (R, n), which are used up, and the factor of N + mu."""
     import scipy.linalg  # Loading SciPy takes longer than inspecting a network.
 
-    values, vectors = scipy.linalg.eigh(normal, check_finite=False)
-    turned = products @ vectors
-    squares, values = np.einsum("nr,nr->r", turned, turned), np.maximum(values, RIDGE)
-    low, high = 0.0, float(np.sqrt(squares.sum() / limit))
-    for _ in range(60):  # To the last bit of mu.
-        middle = (low + high) / 2
-        is_within = np.sum(squares / np.square(values + middle)) <= limit
-        low, high = (low, middle) if is_within else (middle, high)
-    best: Float64Array = (turned / (values + high)) @ vectors.T
-    return best
+    half = scipy.linalg.solve_triangular(root[0], columns, lower=root[1], overwrite_b=True, check_finite=False)
+    return float(np.linalg.norm(half)) ** 2

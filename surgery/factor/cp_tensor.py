@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
 
 from surgery.ops import Float64Array, FloatArray
+
+HELD = 1.25  # Products with the kernel are held where they are no more than so many times its numbers.
 
 Axes = tuple[int, ...]  # Lengths of the spatial axes: (K,) where they are merged, (kh, kw) where each is cut.
 
@@ -40,11 +42,11 @@ class Components:
 
 
 def slices_of(weight: FloatArray) -> FloatArray:
-    """Return a weight (O, I, kh, kw) as one matrix for each tap, (K, O, I) with K = kh kw, in its own precision.
+    """Return a view of a weight (O, I, kh, kw) as one matrix for each tap, (K, O, I) with K = kh kw.
 
-    They are contiguous, so that each is converted to float64 only for the product it is needed in.
+    Each is converted to float64 only for the product it is needed in.
     """
-    return np.ascontiguousarray(weight.reshape(*weight.shape[:2], -1).transpose(2, 0, 1))
+    return weight.reshape(*weight.shape[:2], -1).transpose(2, 0, 1)
 
 
 def unit(columns: Float64Array) -> Float64Array:
@@ -63,8 +65,10 @@ def spread(taps: Sequence[FloatArray]) -> Float64Array:
 def over_outputs(slices: FloatArray, outputs: Float64Array, tap: Float64Array) -> Float64Array:
     """Return (I, R): the kernel multiplied by `outputs` (O, R) and `tap` (K, R), term by term."""
     result = np.zeros((slices.shape[2], outputs.shape[1]))
+    part, weighed = np.empty_like(result), np.empty_like(outputs)
     for matrix, weights in zip(slices, tap, strict=True):
-        result += matrix.T.astype(np.float64, copy=False) @ (outputs * weights)
+        np.multiply(outputs, weights, out=weighed)
+        result += np.matmul(matrix.T.astype(np.float64, copy=False), weighed, out=part)
     return result
 
 
@@ -74,6 +78,26 @@ def over_inputs(slices: FloatArray, inputs: Float64Array) -> Float64Array:
     for matrix, products in zip(slices, result, strict=True):
         np.matmul(matrix.astype(np.float64, copy=False), inputs, out=products)
     return result
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Thinned:
+    """What `over_inputs` returns, tap by tap, made anew each time it is gone through."""
+
+    slices: FloatArray
+    inputs: Float64Array
+
+    def __iter__(self) -> Iterator[Float64Array]:
+        """Yield (O, R) for each tap. The array is one, filled anew each time."""
+        part = np.empty((self.slices.shape[1], self.inputs.shape[1]))
+        for matrix in self.slices:
+            yield np.matmul(matrix.astype(np.float64, copy=False), self.inputs, out=part)
+
+
+def thinned(slices: FloatArray, inputs: Float64Array) -> Iterable[Float64Array]:
+    """Return the products (O, R) of each tap and `inputs` (I, R), held where they are few beside the kernel."""
+    few = inputs.shape[1] <= HELD * slices.shape[2]
+    return over_inputs(slices, inputs) if few else Thinned(slices, inputs)
 
 
 def over_other_axes(products: Float64Array, taps: Sequence[Float64Array], axis: int) -> Float64Array:

@@ -45,10 +45,21 @@ def dense(stages: Sequence[Conv2d]) -> Float64Array:
 def rows_of(stages: Sequence[Conv2d], few: slice) -> Float64Array:
     """Return some rows (b, in, kh, kw) of the product of the stages, from the last one on."""
     *before, last = stages
+    if before and last.groups == last.in_channels == last.out_channels:
+        return _each_through(last.weight[few, 0], rows_of(before, few))
     rows = last.weight[few].astype(np.float64, copy=False) if last.groups == 1 else dense([last])[few]
     for stage in reversed(before):
         rows = through(rows, stage)
     return rows
+
+
+def _each_through(kernels: FloatArray, rows: Float64Array) -> Float64Array:
+    """Return what one kernel for each (b, p, q) makes of rows (b, in, kh, kw): `through` for the rows by themselves."""
+    (p, q), (a, b) = kernels.shape[1:], rows.shape[2:]
+    result = np.zeros((*rows.shape[:2], a + p - 1, b + q - 1))
+    for s, t in np.ndindex(p, q):
+        result[:, :, s : s + a, t : t + b] += kernels[:, s, t, None, None, None] * rows
+    return result
 
 
 def through(rows: Float64Array, stage: Conv2d) -> Float64Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -105,7 +105,8 @@ class MatrixMethod(ABC):
 
     def best(self, op: Op, rank: Rank, times: Iterable[Times]) -> Chain:
         """Return the chain of the best left and right factors, for what multiplies each group's rows by a metric."""
-        pairs = [leading_responses(self.unfold(op, g), by, rank[0]) for g, by in enumerate(times)]
+        parts = iter(times)  # Each is let go with its group's covariance.
+        pairs = [leading_responses(self.unfold(op, g), parts, rank[0]) for g in range(self.shape(op)[0])]
         lefts, rights = zip(*pairs, strict=True)
         return contiguous(self.fold(op, _stacked(lefts), _stacked(rights)))
 
@@ -115,12 +116,12 @@ class MatrixMethod(ABC):
         return groups, m, n
 
 
-def leading_responses(matrix: FloatArray, times: Times, rank: int) -> tuple[FloatArray, FloatArray]:
+def leading_responses(matrix: FloatArray, times: Iterator[Times], rank: int) -> tuple[FloatArray, FloatArray]:
     """Return left (m, r) and right (r, n), stored, whose product is the best for M = `matrix` (m, n) in a metric.
 
-    `times` returns rows (..., n) times C. With U the leading eigenvectors of M C Mᵀ, the covariance of the responses,
-    U Uᵀ M is the minimum of tr((M - V) C (M - V)ᵀ) over all V of that rank (Zhang et al., 2016, section 3.1): what
-    whitening the inputs gives too, without an inverse. Each component's norm is shared equally by the two.
+    The next of `times` returns rows (..., n) times C. With U the leading eigenvectors of M C Mᵀ, the covariance of the
+    responses, U Uᵀ M is the minimum of tr((M - V) C (M - V)ᵀ) over all V of that rank (Zhang et al., 2016, section
+    3.1): what whitening the inputs gives too, without an inverse. Each component's norm is shared equally by the two.
 
     Raises:
         PlanError: the matrix holds NaN or infinity.
@@ -128,13 +129,7 @@ def leading_responses(matrix: FloatArray, times: Times, rank: int) -> tuple[Floa
     dtype, basis, wide = stored_dtype(matrix), None, finite(matrix)
     if len(matrix) > matrix.shape[1]:  # It has the responses of the few rows of its triangular factor, turned.
         basis, wide = np.linalg.qr(matrix.astype(np.float64))
-    covariance = np.empty((len(wide), len(wide)), order="F")  # As LAPACK wants it, to be overwritten.
-    parts = list(blocks(len(wide), min(ROW_ARRAYS * 8 * wide.shape[1], BLOCK_BYTES // ROWS)))
-    for rows in parts:
-        responses = times(wide[rows])
-        for columns in parts:
-            covariance[rows, columns] = responses @ wide[columns].T.astype(np.float64, copy=False)
-    del responses
+    covariance = _covariance(wide, next(times))
     _, u = leading_eigenvectors(covariance, rank)
     del covariance
     right = product(u.T, wide)
@@ -142,6 +137,17 @@ def leading_responses(matrix: FloatArray, times: Times, rank: int) -> tuple[Floa
     share[share == 0] = 1.0
     left = (u if basis is None else basis @ u) * share
     return left.astype(dtype), (right / share[:, None]).astype(dtype, copy=False)
+
+
+def _covariance(wide: FloatArray, times: Times) -> Float64Array:
+    """Return that of the responses, M C Mᵀ for M = `wide` (m, n)."""
+    covariance = np.empty((len(wide), len(wide)), order="F")  # As LAPACK wants it, to be overwritten.
+    parts = list(blocks(len(wide), min(ROW_ARRAYS * 8 * wide.shape[1], BLOCK_BYTES // ROWS)))
+    for rows in parts:
+        responses = times(wide[rows])
+        for columns in parts:
+            covariance[rows, columns] = responses @ wide[columns].T.astype(np.float64, copy=False)
+    return covariance
 
 
 def _stacked(parts: Sequence[FloatArray]) -> FloatArray:

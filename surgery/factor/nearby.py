@@ -17,9 +17,10 @@ from surgery.factor.halves import Half, half_inverse
 from surgery.factor.kernels import dense, patch_of, ran
 from surgery.factor.normal import Problem
 from surgery.ops import Float64Array
-from surgery.ops.array import BLOCK_BYTES
+from surgery.ops.array import BLOCK_BYTES, blocks
 
 SMALLEST = 1e-6  # Of the largest, for the moments of a mode: what is smaller is rounding.
+WEIGHT_ARRAYS = 16  # of the size of some rows of a matrix over channels, for what they are multiplied by
 ROWS = 4  # of moments at a time: as many are made of each as there are places
 
 
@@ -54,11 +55,13 @@ class Nearby:
         """Return what solves for rows (m, channels, *kernel), held in float32: it only has to be near."""
         solvers = [half_inverse(Half.of(matrix), np.float32) for matrix in self.channels]
 
+        modes, shares = self.modes, self.shares  # Only these: the matrices over channels need not be held any more.
+
         def solve(rows: Float64Array) -> Float64Array:
-            turned = np.moveaxis(rows.reshape(*rows.shape[:2], -1) @ self.modes, 0, 2)  # (channels, modes, m)
-            for i, share in enumerate(self.shares):
+            turned = np.moveaxis(rows.reshape(*rows.shape[:2], -1) @ modes, 0, 2)  # (channels, modes, m)
+            for i, share in enumerate(shares):
                 turned[:, i] = solvers[i if solvers[1:] else 0](turned[:, i]) / share
-            result = np.moveaxis(turned, 2, 0) @ self.modes.T
+            result = np.moveaxis(turned, 2, 0) @ modes.T
             return np.ascontiguousarray(result).reshape(rows.shape)
 
         return solve
@@ -71,9 +74,8 @@ class Nearby:
         offsets, (p, q) = list(np.ndindex(*suffix.shape[2:])), window
         if len(offsets) == 1:
             last = suffix[:, :, 0, 0]
-            weights = last.T @ last
-            for matrix in self.channels:
-                matrix *= weights
+            for rows in blocks(len(last.T), 8 * WEIGHT_ARRAYS * len(last.T)):
+                self.channels[:, rows] *= last[:, rows].T @ last
             weighed = self.inverse()
             return lambda numbers: weighed(numbers.swapaxes(0, 1)).swapaxes(0, 1)
         seen, outputs = np.zeros((p, q, p, q)), np.zeros_like(self.channels[0])
@@ -108,6 +110,7 @@ def _channels(
     first, count = dense(problem.before), modes.shape[1]
     shapes = modes.reshape(a, b, count)
     result = np.zeros((1 if is_one else count, len(first), len(first)))
+    parts = list(blocks(len(first), 8 * WEIGHT_ARRAYS * len(first)))
     rows = np.zeros((p, q, count, 0, layer.size))
     for (s, t), few, image in layer.images(ROWS):
         if (s, t) == (0, 0):
@@ -118,7 +121,8 @@ def _channels(
         if (s, t) == (layer.patch[1] - 1, layer.patch[2] - 1):
             for u, v in np.ndindex(p, q):
                 for i, seen in enumerate(_seen(rows[u, v], problem, shapes, window)):
-                    result[0 if is_one else i] += first[:, few, u, v] @ seen
+                    for some in parts:
+                        result[0 if is_one else i, some] += first[some, few, u, v] @ seen
     return result
 
 

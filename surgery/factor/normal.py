@@ -81,8 +81,8 @@ class Problem:
         return list(np.ndindex(*(whole - part + 1 for whole, part in zip(self.kernel, window, strict=True))))
 
     def blocks(self, length: int, count: int | None = None) -> Iterator[slice]:
-        """Yield slices that cover `range(length)`, in order, of `count`, or so many rows of n numbers as are few."""
-        step = count or max(FEWEST, min(ROWS, len(self.wanted) // SHARE))
+        """Yield slices that cover `range(length)`, in order, of `count`, or so many rows as are few: of n, or of C'."""
+        step = count or max(FEWEST, min(ROWS, self.wanted.size // max(self.metric.size, self.size) // SHARE))
         return (slice(start, min(start + step, length)) for start in range(0, length, step))
 
     def target(self, few: slice) -> FloatArray:
@@ -188,9 +188,16 @@ class Normal:
 
     def outputs(self) -> Float64Array | None:
         """Return SᵀS summed over S's offsets, None for 1."""
-        tails = (tail for _, tail in self._tails() if tail is not None)
-        parts = (flat.T @ flat for tail in tails for flat in [tail.swapaxes(1, 3).reshape(-1, tail.shape[1])])
-        return np.asarray(sum(parts)) if self.suffix else None
+        if not self.suffix:
+            return None
+        result = np.zeros((self.shape[0], self.shape[0]))
+        for _, tail in self._tails():
+            assert tail is not None  # There is a suffix.
+            flat = tail.swapaxes(1, 3).reshape(-1, tail.shape[1])
+            for rows in self.problem.blocks(len(result), ROWS):
+                result[rows] += flat[:, rows].T @ flat
+            del tail, flat
+        return result
 
     def _gathered(self, parts: Iterator[tuple[slice, Float64Array | None, Float64Array]]) -> Float64Array:
         """Return Sᵀ R summed over the offsets, for some rows R (m, channels, *kernel) of S's outputs at a time."""

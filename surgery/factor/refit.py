@@ -23,6 +23,7 @@ of responses in Zhang et al. (2016), section 3.
 from __future__ import annotations
 
 from collections.abc import Collection
+from math import prod
 
 import numpy as np
 
@@ -90,7 +91,8 @@ def _squares(chain: Chain, wanted: Op, metric: Metric | None) -> list[float]:
     rows, squares = np.split(wanted.weight.reshape(len(wanted.weight), -1), groups), []
     for g, w in enumerate(rows):
         kernels = kernels_of(chain, groups, g)
-        parts = blocks(len(w), ROW_ARRAYS * 8 * w.shape[1])
+        widest = max(stage.out_channels for stage in kernels[:-1]) * prod(patch_of(kernels)[1:])
+        parts = blocks(len(w), ROW_ARRAYS * 8 * max(w.shape[1], widest))
         missing = (rows_of(kernels, few).reshape(-1, w.shape[1]) - w[few] for few in parts)
         squares.append(sum(_square(part, metric, g) for part in missing))
     return squares

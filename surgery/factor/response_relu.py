@@ -59,7 +59,7 @@ def _alternated(v: FloatArray, wanted: FloatArray, rank: int) -> tuple[FloatArra
             total += some.sum(axis=0)
             products += v[few].T @ (some - v[few])  # The mean of z adds nothing: that of v is 0.
         whole = np.eye(len(mean)) + solve(products / len(v)).T
-        return *leading_responses(whole, lambda rows: rows @ covariance, rank), total / len(v)
+        return *leading_responses(whole, iter([lambda rows: rows @ covariance]), rank), total / len(v)
 
     left, right, centre = regressed((few, wanted[few].astype(np.float64)) for few in parts)
     for share in SCHEDULE:

@@ -46,10 +46,15 @@ class Search:
         if self.last is None:
             return scaled
         direction, before, size = self.last
-        share = max(0.0, float(np.vdot(missing, scaled) - np.vdot(before, scaled)) / size)
-        if np.vdot(scaled, missing) + share * np.vdot(direction, missing) > 0:
+        share = max(0.0, (_dot(missing, scaled) - _dot(before, scaled)) / size)
+        if _dot(scaled, missing) + share * _dot(direction, missing) > 0:
             scaled += share * direction
         return scaled
+
+
+def _dot(numbers: FloatArray, others: FloatArray) -> float:
+    """Return the inner product of two stages, summed in float64, without a copy of either."""
+    return float(np.einsum("oipq,oipq->", numbers, others, dtype=np.float64))
 
 
 def solved(

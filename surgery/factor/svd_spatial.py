@@ -82,8 +82,8 @@ class SvdSpatial(MatrixMethod):
 def _over_columns(conv: Conv2d, metric: Metric) -> Iterator[Times]:
     """Yield for each group what multiplies rows (m, in / groups · kh) by the mean second moment of columns."""
     for group, weight in enumerate(np.split(conv.weight.reshape(len(conv.weight), -1), metric.groups)):
-        moments = Problem(metric, group, conv.weight.shape[1:], weight).moments((conv.kernel[0], 1))
-        yield partial(_times, moments)
+        # Not held here, too: they are let go as soon as they were used.
+        yield partial(_times, Problem(metric, group, conv.weight.shape[1:], weight).moments((conv.kernel[0], 1)))
 
 
 def _times(moments: Half, rows: FloatArray) -> Float64Array:
