@@ -27,7 +27,7 @@ class Recipe:
         decay: weight decay, of weights alone.
         batchnorm: one of BATCHNORMS: what BatchNorm normalises by while it is trained: the statistics of the batch,
             which the stored ones follow, or the stored ones as they are.
-        patience: epochs without a smaller held-back loss after which training ends.
+        patience: epochs without a new least held-back loss of an epoch, after which training ends.
         batch: samples in each step.
         seed: of all that is drawn.
     """

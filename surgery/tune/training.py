@@ -130,8 +130,13 @@ def _endless(samples: Samples, turn: int) -> Iterator[Batch]:
 
 
 def _is_over(state: State, learner: Learner) -> bool:
-    done = len(state["epochs"])
-    return done >= learner.recipe.epochs or done - state["best"] >= learner.recipe.patience
+    """Return whether all epochs are done, or the last so many have brought no new least loss of an epoch's end.
+
+    What the network loses before its first step does not count: often training first worsens what it then mends.
+    """
+    losses = [score[0] for _, score in state["epochs"]]
+    least = losses.index(min(losses)) if losses else 0
+    return len(losses) >= learner.recipe.epochs or len(losses) - 1 - least >= learner.recipe.patience
 
 
 def _epoch(learner: Learner, samples: Samples, turn: int, state: State, progress: Progress) -> State:
