@@ -158,13 +158,28 @@ def _swept(
     on_taps = np.array([np.einsum("or,or->r", part, outputs) for part in thin])
     del thin
     for axis in range(len(taps)):
-        products = over_other_axes(on_taps, taps, axis)
-        normal = _normal(inputs, outputs, *taps[:axis], *taps[axis + 1 :])
-        best = _best(products, normal, limit)
+        best, squared = _best_tap(on_taps, inputs, outputs, taps, axis, limit)
         taps[axis] = unit(best)
-    error = squared_norm - 2 * np.vdot(products, best) + np.vdot(best @ normal, best)
     outputs *= np.linalg.norm(best, axis=0)
-    return Components(outputs, inputs, tuple(taps)), float(error)
+    return Components(outputs, inputs, tuple(taps)), squared_norm + squared
+
+
+def _best_tap(
+    on_taps: Float64Array,
+    inputs: Float64Array,
+    outputs: Float64Array,
+    taps: Sequence[Float64Array],
+    axis: int,
+    limit: float,
+) -> tuple[Float64Array, float]:
+    """Return the best factor (k, R) of an axis within the bound, and the squared error less ||T||^2.
+
+    `on_taps` (K, R) is the kernel multiplied by inputs and outputs.
+    """
+    products = over_other_axes(on_taps, taps, axis)
+    normal = _normal(inputs, outputs, *taps[:axis], *taps[axis + 1 :])
+    best = _best(products, normal, limit)
+    return best, float(np.vdot(best @ normal, best) - 2 * np.vdot(products, best))
 
 
 def _over_taps(thin: Iterable[Float64Array], tap: Float64Array) -> Float64Array:

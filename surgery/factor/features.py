@@ -14,6 +14,8 @@ from surgery.factor.normal import Problem
 from surgery.ops import Chain, Conv2d, Float64Array, FloatArray
 from surgery.ops.array import blocks
 
+GRAM_ARRAYS = 6  # of the size of some features' rows, for what is made of some at a time
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Features:
@@ -63,7 +65,7 @@ class Features:
         """Return F Fᵀ."""
         result = Half.zeros(len(self))
         step = self.places[0] * self.places[1]
-        for few in blocks(self.before[-1].out_channels, 16 * self.inputs):
+        for few in blocks(self.before[-1].out_channels, 8 * GRAM_ARRAYS * self.inputs):
             kernel = rows_of(self.before, few)
             for i, (s, t) in enumerate(np.ndindex(*self.places)):
                 placed = np.zeros((len(kernel), *self.patch))

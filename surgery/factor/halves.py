@@ -41,12 +41,13 @@ class Half:
         return ((slice(block.shape[1] - len(block), block.shape[1]), block) for block in self.blocks)
 
     def add(self, rows: slice, numbers: FloatArray) -> None:
-        """Add whole rows (m, n) of a matrix, `rows` with any step: what is above the squares is not read."""
+        """Add whole rows (m, n) of a matrix, `rows` with any step above 0: what is above the squares is not read."""
         wanted = np.arange(len(self))[rows]
         for own, block in self.parts():
-            mine = (wanted >= own.start) & (wanted < own.stop)
-            if mine.any():
-                block[wanted[mine] - own.start] += numbers[mine, : own.stop]
+            first, last = np.searchsorted(wanted, (own.start, own.stop))
+            if first < last:
+                mine = slice(wanted[first] - own.start, wanted[last - 1] - own.start + 1, rows.step)
+                block[mine] += numbers[first:last, : own.stop]
 
     def add_squares(self, rows: FloatArray) -> None:
         """Add rowsᵀ rows, for rows (m, n)."""

@@ -11,6 +11,7 @@ from surgery.factor.solver import stored_dtype
 from surgery.ops import Chain, Conv2d, Float64Array, FloatArray, Linear, Scale, Stage, collapse
 from surgery.ops.array import blocks
 
+IMAGES = 8  # at a time, for the products that are summed up to what a kernel of each channel makes of them
 PATCH_ARRAYS = 4  # of the size of some patches, or of what a stage makes of them, for what is made of them at a time
 
 
@@ -88,8 +89,10 @@ def ran(images: Float64Array, stage: Conv2d) -> Float64Array:
         return rows.reshape(len(images), h, w, -1).transpose(0, 3, 1, 2)
     result = np.zeros((len(images), stage.out_channels, h - p + 1, w - q + 1))
     if stage.groups == stage.in_channels == stage.out_channels:
-        for s, t in np.ndindex(p, q):
-            result += images[:, :, s : s + result.shape[2], t : t + result.shape[3]] * stage.weight[:, :, s, t, None]
+        for start in range(0, len(images), IMAGES):
+            few, made = images[start : start + IMAGES], result[start : start + IMAGES]
+            for s, t in np.ndindex(p, q):
+                made += few[:, :, s : s + made.shape[2], t : t + made.shape[3]] * stage.weight[:, :, s, t, None]
         return result
     flat = (stage.weight if stage.groups == 1 else dense([stage])).reshape(stage.out_channels, -1).T
     for s, t in np.ndindex(result.shape[2:]):

@@ -25,7 +25,7 @@ from surgery.factor.solver import finite, leading_eigenvectors, singular_values,
 from surgery.ops import Chain, Float64Array, FloatArray, Op
 from surgery.ops.array import BLOCK_BYTES, blocks, product
 
-ROW_ARRAYS = 16  # of the size of some rows of a weight, for what is made of some rows at a time, but at least
+ROW_ARRAYS = 24  # of the size of some rows of a weight, for what is made of some rows at a time, but at least
 ROWS = 32  # of them: enough for BLAS
 
 
@@ -147,6 +147,7 @@ def _covariance(wide: FloatArray, times: Times) -> Float64Array:
         responses = times(wide[rows])
         for columns in parts:
             covariance[rows, columns] = responses @ wide[columns].T.astype(np.float64, copy=False)
+        del responses  # The next ones have their place.
     return covariance
 
 

@@ -7,6 +7,7 @@ the moments of places, all inputs alike.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,9 +15,9 @@ import numpy as np
 from surgery.factor.cholesky import inverse
 from surgery.factor.conjugate import Map
 from surgery.factor.halves import Half, half_inverse
-from surgery.factor.kernels import dense, patch_of, ran
+from surgery.factor.kernels import dense, patch_of, ran, rows_of
 from surgery.factor.normal import Problem
-from surgery.ops import Float64Array
+from surgery.ops import Conv2d, Float64Array
 from surgery.ops.array import BLOCK_BYTES, blocks
 
 SMALLEST = 1e-6  # Of the largest, for the moments of a mode: what is smaller is rounding.
@@ -78,15 +79,29 @@ class Nearby:
                 self.channels[:, rows] *= last[:, rows].T @ last
             weighed = self.inverse()
             return lambda numbers: weighed(numbers.swapaxes(0, 1)).swapaxes(0, 1)
-        seen, outputs = np.zeros((p, q, p, q)), np.zeros_like(self.channels[0])
-        for s, t in offsets:
-            seen += self.places[s : s + p, t : t + q, s : s + p, t : t + q] / len(offsets)
-            for u, v in offsets:
-                like = np.mean([self.places[s + a, t + b, u + a, v + b] for a, b in np.ndindex(p, q)])
-                outputs += like * (suffix[:, :, s, t].T @ suffix[:, :, u, v])
-        solve = inverse(self.channels.mean(axis=0) * outputs)
-        over_places = inverse(seen.reshape(p * q, -1))(np.eye(p * q))
+        windows = [self.places[s : s + p, t : t + q] for s, t in offsets]
+        alike = [
+            [np.einsum("abab->", seen[..., u : u + p, v : v + q]) / (p * q) for u, v in offsets] for seen in windows
+        ]
+        mean = self.channels[0]
+        for more in self.channels[1:]:
+            mean += more
+        for rows in blocks(len(mean), 2 * 8 * WEIGHT_ARRAYS * len(mean)):
+            mean[rows] *= _weighed(suffix, rows, alike) / len(self.channels)
+        solve = inverse(mean)
+        own = [window[..., s : s + p, t : t + q] for window, (s, t) in zip(windows, offsets, strict=True)]
+        over_places = inverse(np.mean(own, axis=0).reshape(p * q, -1))(np.eye(p * q))
         return lambda numbers: (solve(numbers.reshape(-1, p * q)) @ over_places).reshape(numbers.shape)
+
+
+def _weighed(suffix: Float64Array, rows: slice, alike: Sequence[Sequence[float]]) -> Float64Array:
+    """Return rows (m, channels) of SᵀS between any two offsets of S (out, channels, h, w), each weighed as given."""
+    taps = np.moveaxis(suffix.reshape(*suffix.shape[:2], -1), 2, 0)
+    result = np.zeros((rows.stop - rows.start, suffix.shape[1]))
+    for weights, tap in zip(np.transpose(alike), taps, strict=True):
+        left = sum(weight * other[:, rows] for weight, other in zip(weights, taps, strict=True))
+        result += left.T @ tap
+    return result
 
 
 def _places(layer: Problem, window: tuple[int, int], kernel: tuple[int, int]) -> Float64Array:
@@ -107,10 +122,11 @@ def _channels(
 ) -> Float64Array:
     """Return the moments of each mode over the channels, (modes, channels, channels), or their sum as the only one."""
     (p, q), (a, b) = window, problem.kernel
-    first, count = dense(problem.before), modes.shape[1]
+    first, *rest = problem.before
+    first, count = first if first.groups == 1 else Conv2d(dense([first])), modes.shape[1]
     shapes = modes.reshape(a, b, count)
-    result = np.zeros((1 if is_one else count, len(first), len(first)))
-    parts = list(blocks(len(first), 8 * WEIGHT_ARRAYS * len(first)))
+    result = np.zeros((1 if is_one else count, problem.channels, problem.channels))
+    parts = list(blocks(problem.channels, 8 * WEIGHT_ARRAYS * problem.channels))
     rows = np.zeros((p, q, count, 0, layer.size))
     for (s, t), few, image in layer.images(ROWS):
         if (s, t) == (0, 0):
@@ -119,10 +135,11 @@ def _channels(
             if 0 <= s - u < a and 0 <= t - v < b:
                 rows[u, v] += shapes[s - u, t - v, :, None, None] * image
         if (s, t) == (layer.patch[1] - 1, layer.patch[2] - 1):
+            made = rows_of([Conv2d(first.weight[:, few]), *rest], slice(0, problem.channels))  # These inputs alone.
             for u, v in np.ndindex(p, q):
                 for i, seen in enumerate(_seen(rows[u, v], problem, shapes, window)):
                     for some in parts:
-                        result[0 if is_one else i, some] += first[some, few, u, v] @ seen
+                        result[0 if is_one else i, some] += made[some, :, u, v] @ seen
     return result
 
 

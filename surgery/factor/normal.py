@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 
@@ -80,9 +81,13 @@ class Problem:
         """Return where a kernel of that size can stand in this one's."""
         return list(np.ndindex(*(whole - part + 1 for whole, part in zip(self.kernel, window, strict=True))))
 
-    def blocks(self, length: int, count: int | None = None) -> Iterator[slice]:
-        """Yield slices that cover `range(length)`, in order, of `count`, or so many rows as are few: of n, or of C'."""
-        step = count or max(FEWEST, min(ROWS, self.wanted.size // max(self.metric.size, self.size) // SHARE))
+    def blocks(self, length: int, count: int | None = None, widest: int = 0) -> Iterator[slice]:
+        """Yield slices that cover `range(length)`, in order, of `count`, or so many rows as are few.
+
+        Rows of n, or of C', or of `widest` numbers where those are more.
+        """
+        widest = max(self.metric.size, self.size, widest)
+        step = count or max(FEWEST, min(ROWS, self.wanted.size // widest // SHARE))
         return (slice(start, min(start + step, length)) for start in range(0, length, step))
 
     def target(self, few: slice) -> FloatArray:
@@ -125,7 +130,7 @@ class Problem:
         parts = list(self.blocks(self.channels, count))
         room = np.empty((2, parts[0].stop, self.metric.size))
         for few in parts:
-            rows = rows_of(self.before, few) if self.before else np.eye(self.channels)[few, :, None, None]
+            rows = rows_of(self.before, few) if self.before else _unit_rows(few, self.channels)
             for s, t in np.ndindex(*self.kernel):
                 yield (s, t), few, self._image(few, rows, (s, t), room[:, : len(rows)])
 
@@ -159,6 +164,12 @@ class Problem:
                     own = slice((s - u) * q + t - v + p * q * few.start, p * q * few.stop, p * q)
                     result.add(own, rows[:, :, u : u + p, v : v + q].reshape(len(rows), -1) / len(offsets))
         return result
+
+
+def _unit_rows(few: slice, channels: int) -> Float64Array:
+    """Return some rows (m, channels, 1, 1) of a unit matrix."""
+    rows: Float64Array = np.eye(few.stop - few.start, channels, few.start)[:, :, None, None]
+    return rows
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -222,5 +233,6 @@ class Normal:
             yield few, tail, numbers[few] if tail is None else through(tail, stage)
 
     def _tails(self) -> Iterator[tuple[slice, Float64Array | None]]:
-        for few in self.problem.blocks(len(self.problem)):
+        widest = self.shape[0] * prod(patch_of(self.suffix)[1:]) if self.suffix else 0
+        for few in self.problem.blocks(len(self.problem), widest=widest):
             yield few, rows_of(self.suffix, few) if self.suffix else None

@@ -65,7 +65,9 @@ def refit(
         for g in range(metric.groups)
     ]
     new = [stored(stage, [part[j].weight for part in parts]) for j, stage in enumerate(chain.ops)]
+    del parts  # In float64 they are twice what is measured now.
     result = Chain(tuple(new[j] if j in free else stage for j, stage in enumerate(chain.ops)))
+    del new
     return result if distance(result, wanted, metric) < sum(before) else chain
 
 

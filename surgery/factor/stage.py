@@ -12,7 +12,7 @@ from surgery.factor.conjugate import solved_by_steps
 from surgery.factor.halves import Half, half_inverse
 from surgery.factor.kernels import dense, grouped
 from surgery.factor.nearby import Nearby
-from surgery.factor.normal import Normal, Problem
+from surgery.factor.normal import FEWEST, Normal, Problem
 from surgery.ops import Conv2d, Float64Array, FloatArray
 from surgery.ops.array import BLOCK_BYTES, blocks, product
 
@@ -160,7 +160,7 @@ def _held_steps(rows: Callable[[slice], Float64Array], problem: Problem) -> Step
     for (s, t), few, image in problem.images():
         own = slice(s * problem.kernel[1] + t + taps * few.start, taps * few.stop, taps)
         moments.add(own, problem.seen(image).reshape(len(image), -1))
-        for some in problem.blocks(len(problem)):
+        for some in problem.blocks(len(problem), FEWEST):  # In float64 they are as large as all of the image.
             missing[some, own] = problem.target(some) @ image.T
     del image
     for some in problem.blocks(len(problem)):
@@ -225,8 +225,13 @@ def _preconditioner(normal: Normal, inputs: Solver) -> Callable[[Float64Array], 
     solve = None if outputs is None else inverse(outputs)
 
     def precondition(numbers: Float64Array) -> Float64Array:
-        result = inputs(numbers.reshape(len(numbers), -1).T).T
-        return (result if solve is None else solve(result)).reshape(numbers.shape)
+        rows, result = numbers.reshape(len(numbers), -1), np.empty((len(numbers), numbers[0].size))
+        for few in normal.problem.blocks(len(rows)):
+            result[few] = inputs(rows[few].T).T
+        if solve is not None:
+            for few in normal.problem.blocks(len(result.T)):
+                result[:, few] = solve(result[:, few])
+        return result.reshape(numbers.shape)
 
     return precondition
 

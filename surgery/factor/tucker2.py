@@ -173,7 +173,7 @@ def _groups(conv: Conv2d) -> list[FloatArray]:
 
 def _row_blocks(weight: FloatArray) -> Iterator[tuple[slice, Float64Array]]:
     """Yield float64 blocks (b, taps, inputs) of (outputs, inputs, taps): inputs last, for one large product."""
-    for rows in blocks(len(weight), 16 * weight[0].size):  # The block and what is taken from it.
+    for rows in blocks(len(weight), 32 * weight[0].size):  # The block, what is taken from it, and the next.
         yield rows, weight[rows].swapaxes(1, 2).astype(np.float64, order="C")
 
 
@@ -236,7 +236,7 @@ def _swept(core: Float64Array, r_out: int, r_in: int, least: float) -> tuple[Flo
     """
     outputs, _, inputs = core.shape
     u_out, u_in = np.eye(outputs, r_out), np.eye(inputs, r_in)
-    kept = float(np.sum(np.square(core[:r_out, :, :r_in])))
+    kept = sum(float(np.sum(np.square(tap))) for tap in core[:r_out, :, :r_in].swapaxes(0, 1))
     for _ in range(MAX_SWEEPS):
         before = kept
         # Tap by tap: all of either product would be as large as the weight, where the rank is.
