@@ -8,8 +8,8 @@ from math import cos, inf, isfinite, pi
 from surgery.errors import PlanError
 
 CANDIDATES = tuple(10 ** (-power / 2) for power in range(1, 13))  # 0.3 to 1e-6, each a third of the one before
-TRIAL_STEPS, JUDGED = 60, 20  # of each candidate, and the last of them that count
-SLACK = 1.05  # Short trials favour small rates: of those nearly as good as the best, the largest is taken.
+TRIAL_STEPS, JUDGED = 60, 20  # of each candidate, a whole cosine; and the last of them, which count
+SLACK = 1.02  # Short trials favour small rates: of those nearly as good as the best, the largest is taken.
 WORSE = 2  # candidates behind the best one after which smaller ones only move less
 DROPS = (0.5, 0.75)  # Shares of the training after which a rate in steps falls to a tenth.
 
@@ -33,7 +33,7 @@ def rate_at(step: int, steps: int, height: float, *, course: str, warm_up: int) 
 def found_rate(trial: Callable[[float], float]) -> float:
     """Return the candidate that training goes best with; `trial` returns the loss late in a short one.
 
-    They are tried from the largest down, until two after the best were worse. Of candidates within 5 % of the least
+    They are tried from the largest down, until two after the best were worse. Of candidates within 2 % of the least
     loss the largest counts. Raises PlanError where no loss is a number.
     """
     losses: dict[float, float] = {}

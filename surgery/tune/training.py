@@ -113,7 +113,7 @@ def _found(learner: Learner, samples: Samples, turn: int) -> float:
         learner.restore(start)
         losses = []
         for i, batch in enumerate(islice(_endless(samples, turn), TRIAL_STEPS)):
-            height = rate_at(i, TRIAL_STEPS, rate, course="constant", warm_up=TRIAL_STEPS // 5)
+            height = rate_at(i, TRIAL_STEPS, rate, course="cosine", warm_up=TRIAL_STEPS // 5)
             losses.append(learner.step(batch, height))
             if not isfinite(losses[-1]):
                 return inf
