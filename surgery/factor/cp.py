@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from surgery.errors import PlanError
 from surgery.factor.base import (
     Fit,
     Rank,
@@ -33,6 +34,9 @@ from surgery.factor.cp_tensor import Axes, Components, slices_of, squared_residu
 from surgery.factor.metric import Metric
 from surgery.factor.solver import gram, stored_dtype
 from surgery.ops import Chain, Conv2d, Float64Array, FloatArray, Op
+
+# Products with nearly singular normal matrices are much larger, and must not overflow. No float32 comes near.
+MOST_SQUARED_NORM = 1e250
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,8 @@ class Cp:
         parts, residual, norm = [], 0.0, 0.0
         for slices in _groups(conv):
             squared_norm = float(gram(slices.reshape(len(slices), -1)).trace())
+            if squared_norm > MOST_SQUARED_NORM:
+                raise PlanError("weights are too large: their squares overflow; scale the layer down")
             terms = self._terms(slices, axes, rank[0], squared_norm, seed)
             outputs, inputs, *taps = (factor.astype(dtype) for factor in terms.balanced())
             residual += squared_residual(slices, outputs, inputs, taps)

@@ -208,7 +208,20 @@ def test_a_refusal_says_why(method: Cp, op: str, reason: str) -> None:
         method.factor(OPS[op], (1,))
 
 
-@pytest.mark.parametrize("method", TPM, ids=["cp", "cp4"])
+@pytest.mark.parametrize("size", [1e-120, 1e120])
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_weights_of_any_size_are_fitted(method: Cp, size: float) -> None:
+    weight = normal(3, 12, 10, 3, 3).astype(np.float64)
+    plain, scaled = (method.factor(Conv2d(weight * by), (20,)) for by in (1.0, size))
+    assert scaled.relative_error == pytest.approx(plain.relative_error, rel=1e-3)
+
+
+@pytest.mark.parametrize("method", [*METHODS, *TPM], ids=str)
+def test_weights_whose_squares_overflow_are_refused(method: Cp) -> None:
+    with pytest.raises(PlanError, match="their squares overflow; scale the layer down"):
+        method.factor(Conv2d(normal(3, 12, 10, 3, 3).astype(np.float64) * 1e152), (20,))
+
+
 def test_the_power_method_cuts_any_layer_as_its_template_says(method: Cp) -> None:
     for name in ("groups 4, stride 2x1, padding 0x1", "zero conv", "half-zero groups", "unaligned conv"):
         op = OPS[name]
