@@ -74,7 +74,7 @@ def truncated_svd(matrix: FloatArray, rank: int) -> TruncatedSvd:
     a float64 matrix, float32 for any other.
 
     Raises:
-        PlanError: the matrix holds NaN or infinity.
+        PlanError: the matrix holds NaN or infinity, or numbers whose squares overflow.
     """
     if _is_small(matrix):
         return _truncate_exactly(matrix, rank)
@@ -172,7 +172,7 @@ def float32_loss(largest: float, rank: int) -> float:
 
 
 def finite(numbers: FloatArray) -> FloatArray:
-    """Return `numbers`, or raise PlanError if they hold NaN or infinity."""
+    """Return `numbers`, or raise PlanError if they hold NaN or infinity, their own or that of squares."""
     if not np.isfinite(numbers).all():
         raise PlanError("weights hold NaN or infinity; they cannot be factored: look into how they were trained")
     return numbers
@@ -198,7 +198,7 @@ def _truncate_exactly(matrix: FloatArray, rank: int) -> TruncatedSvd:
     left, right = u[:, :rank].astype(dtype), vh[:rank].astype(dtype)
     del u, vh, dense
     dense = matrix.astype(np.float64)
-    norm = float(np.linalg.norm(dense))
+    norm = float(finite(np.asarray(np.linalg.norm(dense))))
     dense -= product(left, right)
     return TruncatedSvd(left, right, s[:rank], float(np.linalg.norm(dense)), norm, solver="exact")
 

@@ -97,6 +97,12 @@ def test_nan_and_infinity_are_refused(shape: tuple[int, int], value: float) -> N
         singular_values(matrix)
 
 
+@pytest.mark.parametrize("shape", [(5, 8), (SIDE, SIDE + 1), (SIDE + 1, SIDE)])
+def test_numbers_whose_squares_overflow_are_refused(shape: tuple[int, int]) -> None:
+    with np.errstate(over="ignore"), pytest.raises(PlanError, match="weights hold NaN or infinity"):
+        truncated_svd(normal(13, *shape).astype(np.float64) * 1e155, 2)
+
+
 @pytest.mark.parametrize("count", [1, 60, 200, SIDE])
 def test_leading_eigenvectors_are_orthonormal_even_in_a_null_space(count: int) -> None:
     moments = gram(low_rank(14, SIDE, SIDE, 20))
