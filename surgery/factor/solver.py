@@ -229,7 +229,7 @@ def _projected(matrix: FloatArray, squares: Float64Array, u: FloatArray, solver:
     # are rounding noise are replaced by the size of that noise, and those of a zero matrix by 1.
     noise = squares[0] * len(u) * np.finfo(np.float64).eps or 1.0
     share = (np.maximum(squares, noise) ** 0.25).astype(u.dtype)
-    left = (u * share).astype(dtype)
+    left = (u * share).astype(dtype, copy=False)
     project = (u / share).T
     right: FloatArray = np.empty((len(squares), matrix.shape[1]), dtype=dtype)
     squared_residual = squared_norm = 0.0
@@ -238,7 +238,7 @@ def _projected(matrix: FloatArray, squares: Float64Array, u: FloatArray, solver:
         right[:, j] = project @ block
         squared_norm += float(np.einsum("ij,ij->", block, block, dtype=np.float64))
         if u.dtype == np.float64:
-            missing = left.astype(np.float64) @ right[:, j]
+            missing = left.astype(np.float64, copy=False) @ right[:, j]
             missing -= block
             squared_residual += float(np.einsum("ij,ij->", missing, missing))
     if u.dtype == np.float32:

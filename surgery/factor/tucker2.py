@@ -133,7 +133,7 @@ class Tucker2:
         dtype = stored_dtype(conv.weight)
         parts, squared_residual, squared_norm = [], 0.0, 0.0
         for weight in _groups(conv):
-            u_out, core, u_in = (part.astype(dtype) for part in _balanced(*_iterate(weight, *rank)))
+            u_out, core, u_in = (part.astype(dtype, copy=False) for part in _balanced(*_iterate(weight, *rank)))
             squared_residual += _squared_residual(weight, u_out, core, u_in)
             squared_norm += sum(float(np.einsum("oki,oki->", b, b)) for _, b in _row_blocks(weight))
             first = u_in.T[:, :, None, None]
@@ -210,10 +210,12 @@ def _subspaces(weight: FloatArray, r_out: int, r_in: int, total: float) -> tuple
     for _ in range(MAX_SWEEPS + 1):
         squares, q_in = leading_eigenvectors(moments, wide_in)
         thin = (tall @ q_in).reshape(outputs, taps, wide_in)
-        _, q_out = leading_eigenvectors(gram_in(precision, thin[:, :, :r_in].reshape(outputs, -1)), wide_out)
-        core = (q_out.T @ thin.reshape(outputs, -1)).reshape(wide_out, taps, wide_in)
-        del thin  # As large as the weight, where the rank is.
-        core = core.astype(np.float64, copy=False)
+        over_taps = (gram_in(precision, tap) for tap in thin[:, :, :r_in].swapaxes(0, 1))
+        _, q_out = leading_eigenvectors(reduce(add, over_taps), wide_out)
+        for tap in range(taps):  # In its own place: as large as the weight, where the rank is.
+            thin[:wide_out, tap] = q_out.T @ thin[:, tap]
+        core = thin[:wide_out].astype(np.float64, copy=False)
+        del thin
         before, (a, b, kept) = kept, _swept(core, r_out, r_in, _least_gain(total - kept, total, precision))
         del core
         u_out, u_in, tail = q_out @ a, q_in @ b, total - kept
