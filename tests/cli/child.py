@@ -29,7 +29,11 @@ ADDRESS_SPACE = 6 << 30  # Far above what is allowed: a runaway dies here, not w
 
 @dataclass(frozen=True)
 class Ran:
-    """What one command line did; `peak_bytes` is VmHWM, mapped pages included, 0 where it was not measured."""
+    """What one command line did.
+
+    `seconds` are of the processor: what else the machine does counts not. `peak_bytes` is VmHWM, mapped pages included,
+    0 where it was not measured.
+    """
 
     code: int
     out: str
@@ -74,11 +78,11 @@ def _ran(arguments: list[str]) -> Ran:
         saved = [(descriptor, os.dup(descriptor)) for descriptor in (1, 2)]
         os.dup2(out.fileno(), 1)
         os.dup2(err.fileno(), 2)
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             code = _called(arguments)
         finally:
-            seconds = time.perf_counter() - start
+            seconds = time.process_time() - start
             for descriptor, copy in saved:
                 os.dup2(copy, descriptor)
                 os.close(copy)

@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.cli.child import Ran
 from tests.shared import REPOSITORY
 
-PATIENCE_S = 20.0  # A command takes a tenth of a second; the rest is for a machine that does other things too.
+PATIENCE_S = 20.0  # of the processor; most commands take a tenth of one.
 SPARE_BYTES = 200_000_000
 
 
