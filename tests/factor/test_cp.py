@@ -222,6 +222,7 @@ def test_weights_whose_squares_overflow_are_refused(method: Cp) -> None:
         method.factor(Conv2d(normal(3, 12, 10, 3, 3).astype(np.float64) * 1e152), (20,))
 
 
+@pytest.mark.parametrize("method", TPM, ids=["cp", "cp4"])
 def test_the_power_method_cuts_any_layer_as_its_template_says(method: Cp) -> None:
     for name in ("groups 4, stride 2x1, padding 0x1", "zero conv", "half-zero groups", "unaligned conv"):
         op = OPS[name]
