@@ -31,7 +31,7 @@ ADDRESS_SPACE = 6 << 30  # Far above what is allowed: a runaway dies here, not w
 class Ran:
     """What one command line did.
 
-    `seconds` are of the processor: what else the machine does counts not. `peak_bytes` is VmHWM, mapped pages included,
+    `seconds` are of the processor, children's too: what else the machine does counts not. `peak_bytes` is VmHWM, mapped pages included,
     0 where it was not measured.
     """
 
@@ -78,11 +78,11 @@ def _ran(arguments: list[str]) -> Ran:
         saved = [(descriptor, os.dup(descriptor)) for descriptor in (1, 2)]
         os.dup2(out.fileno(), 1)
         os.dup2(err.fileno(), 2)
-        start = time.process_time()
+        start = sum(os.times()[:4])
         try:
             code = _called(arguments)
         finally:
-            seconds = time.process_time() - start
+            seconds = sum(os.times()[:4]) - start
             for descriptor, copy in saved:
                 os.dup2(copy, descriptor)
                 os.close(copy)
