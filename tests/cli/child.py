@@ -14,7 +14,6 @@ import resource
 import signal
 import sys
 import tempfile
-import time
 import traceback
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -31,8 +30,8 @@ ADDRESS_SPACE = 6 << 30  # Far above what is allowed: a runaway dies here, not w
 class Ran:
     """What one command line did.
 
-    `seconds` are of the processor, children's too: what else the machine does counts not. `peak_bytes` is VmHWM, mapped pages included,
-    0 where it was not measured.
+    `seconds` are of the processor, children's too: what else the machine does counts not. `peak_bytes` is VmHWM, mapped
+    pages included, 0 where it was not measured.
     """
 
     code: int
