@@ -75,7 +75,8 @@ def check_source(files: Sequence[Path], plan: Plan) -> None:
     """Raise PlanError unless the plan was made for these files."""
     found = digest(files)
     if found != plan.digest:
-        raise PlanError(f"the plan is for other files (digest {plan.digest[:12]}, these have {found[:12]}); plan anew")
+        told = f"digest {plan.digest[:12]}, these have {found[:12]}"
+        raise PlanError(f"the plan is for other files ({told}); give those, or plan anew")
 
 
 def check_calibration(plan: Plan, calibration: Calibration | None) -> None:
