@@ -23,7 +23,7 @@ def power_terms(slices: FloatArray, axes: Axes, rank: int, rng: np.random.Genera
     Each takes lambda^2 from the squared residual, so that sum lambda^2 = ||T||^2 - ||E||^2: terms never grow past
     the kernel. The price is that none is improved once it is found.
     """
-    rest = slices.astype(np.float64)
+    rest = slices.astype(np.float64, order="C")  # Products of strided matrices are many times slower.
     terms = []
     for _ in range(rank):
         term = _strongest(rest, axes, rng)
