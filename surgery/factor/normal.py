@@ -115,8 +115,8 @@ class Problem:
 
     def missing(self, few: slice, made: Float64Array) -> Float64Array:
         """Return (W - V B) C Bᵀ for some rows V = `made` (m, channels, *kernel)."""
-        rows = self.expanded(made)
-        return self.seen(self.metric.times(self.group, np.subtract(self.target(few), rows)))
+        missed = np.subtract(self.target(few), self.expanded(made))
+        return self.seen(self.metric.times(self.group, missed))
 
     def square(self, rows: Float64Array) -> float:
         """Return tr(V C' Vᵀ) for rows V (m, channels, *kernel)."""

@@ -219,6 +219,7 @@ def _subspaces(weight: FloatArray, r_out: int, r_in: int, total: float) -> tuple
         before, (a, b, kept) = kept, _swept(core, r_out, r_in, _least_gain(total - kept, total, precision))
         del core
         u_out, u_in, tail = q_out @ a, q_in @ b, total - kept
+        del a, b  # Views of all eigenvectors there are.
         if precision is np.float32 and float32_loss(squares[0], r_in) > 2 * EXCESS * tail:
             return u_out, u_in, False
         if kept - before <= _least_gain(tail, total, precision):
