@@ -6,6 +6,9 @@ With data the steps are, each in the units of the values that the network goes o
     the bias -> where asked refit the stages that are free, then the last one for a ReLU behind it -> fold the scale out
 
 Of the results after each step the one with the smallest error on positions that no fit has seen is kept.
+
+All of it is in float32, as the samples are, a float64 layer's weights too: what they hold beyond that is lost in the
+rounding of the data. The result has the layer's own precision.
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
+from surgery.errors import PlanError
 from surgery.factor.base import Fit, Method, Rank
 from surgery.factor.refit import is_settled, relative_error
 from surgery.factor.refit import refit as refit_stages
@@ -59,44 +64,48 @@ def fit(
     """
     if statistics is None:
         return Fitted(method.factor(op, rank, seed=seed))
-    if statistics.scale is None:
-        return _fit(op, method, rank, statistics, refit=refit, seed=seed)
-    scale = _invertible(statistics.scale, op.out_channels)
-    fitted = _fit(_behind(op, scale), method, rank, _folded(statistics, scale), refit=refit, seed=seed)
-    if len(fitted.fit.chain.ops) - 1 in fitted.fit.bound:
-        # The last stage may not take other numbers, so nothing can be folded out of it.
-        unscaled = replace(statistics, scale=None, relu=False)
-        return _fit(op, method, rank, unscaled, refit=refit, seed=seed)
-    last = _behind(fitted.fit.chain.last, Scale(1 / scale.factor, -scale.shift / scale.factor))
-    bias = last.bias if fitted.recentred else op.bias
-    chain = Chain((*fitted.fit.chain.ops[:-1], replace(last, bias=bias)))
-    return replace(fitted, fit=replace(fitted.fit, chain=chain, relative_error=relative_error(chain, op)))
+    scale = _invertible(statistics.scale, op.out_channels) if statistics.scale else None
+    found = _best(op, scale, method, rank, statistics, refit=refit, seed=seed)
+    if found is None:
+        scale, statistics = None, replace(statistics, scale=None, relu=False)
+        found = _best(op, scale, method, rank, statistics, refit=refit, seed=seed)
+    assert found is not None  # Without a scale there is at least the method's own.
+    chain = _unfolded(found, op, scale)
+    return replace(found, fit=replace(found.fit, chain=chain, relative_error=relative_error(chain, op)))
 
 
-def _fit(op: Op, method: Method, rank: Rank, data: Statistics, *, refit: bool, seed: int) -> Fitted:
-    """Return the fit in the units of the data, whatever scale may follow: of all trials the best on held-out data."""
+def _best(
+    op: Op, scale: Scale | None, method: Method, rank: Rank, statistics: Statistics, *, refit: bool, seed: int
+) -> Fitted | None:
+    """Return the best of all trials on held-out data, in the units behind the scale; None where there are none."""
+    data = _folded(statistics, scale) if scale else statistics
     measure = error_behind_relu if data.relu else response_error
     best, error = None, None
-    for trial in _trials(op, method, rank, data, refit=refit, seed=seed):  # Only the best one is kept of each step.
+    for trial in _trials(op, scale, method, rank, data, refit=refit, seed=seed):  # Of each step the best one is kept.
         own_error = measure(trial.fit.chain, data.held_out) if len(data.held_out) else None
         if best is None or error is None or own_error is None or own_error < error:
             best, error = trial, own_error
-    assert best is not None  # There is at least the method's own.
-    own = replace(best.fit, relative_error=relative_error(best.fit.chain, op))
-    return replace(best, fit=own, response_error=error)
+    return best and replace(best, response_error=error)
 
 
-def _trials(op: Op, method: Method, rank: Rank, data: Statistics, *, refit: bool, seed: int) -> Iterator[Fitted]:
-    """Yield a fit after each step, from the weights alone to all that was asked for."""
+def _trials(
+    op: Op, scale: Scale | None, method: Method, rank: Rank, data: Statistics, *, refit: bool, seed: int
+) -> Iterator[Fitted]:
+    """Yield a fit after each step, from the weights alone to all that was asked for.
+
+    None at all where nothing can be folded out of the last stage again, for it may not take other numbers.
+    """
     if needs_data(method):
-        ridge = best_ridge(method.blind(op, rank), op, data)
+        ridge = best_ridge(method.blind(_in_float32(op, scale), rank), op, data)
         yield Fitted(method.factor_to(*target(op, data, ridge), rank, data), recentred=True, ridge=ridge)
         return
-    found = method.factor(op, rank, seed=seed)
+    found = method.factor(_in_float32(op, scale), rank, seed=seed)
+    if scale and len(found.chain.ops) - 1 in found.bound:
+        return
     ridge = best_ridge(found.chain, op, data)
     yield Fitted(found, ridge=ridge)
     wanted, metric = target(op, data, ridge)
-    if method.uses_metric or wanted is not op:
+    if method.uses_metric or not data.is_symmetric:
         found = method.factor(wanted, rank, metric=metric if method.uses_metric else None, seed=seed)
     yield Fitted(replace(found, chain=centred(found.chain, data.moments)), recentred=True, ridge=ridge)
     if not refit:
@@ -120,14 +129,34 @@ def _invertible(scale: Scale, channels: int) -> Scale:
 
 def _folded(statistics: Statistics, scale: Scale) -> Statistics:
     """Return the statistics with the wanted outputs as they are behind the scale."""
-    samples, held = (
-        replace(some, y=scale.apply(some.y).astype(np.float32)) for some in (statistics.samples, statistics.held_out)
-    )
-    moments = statistics.moments.scaled(scale)
-    return replace(statistics, moments=moments, samples=samples, held_out=held, scale=None)
+    samples, held = (replace(some, scale=scale) for some in (statistics.samples, statistics.held_out))
+    return replace(statistics, moments=statistics.moments.scaled(scale), samples=samples, held_out=held, scale=None)
 
 
-def _behind(op: Op, scale: Scale) -> Op:
-    """Return the layer with the scale behind it taken in."""
-    weight, bias = scale.absorbed(op.weight, op.bias, op.out_channels, stored_dtype(op.weight))
+def _in_float32(op: Op, scale: Scale | None) -> Op:
+    """Return the layer in float32, with the scale behind it taken in: itself where nothing is to be done."""
+    if scale is None and stored_dtype(op.weight) == np.float32:
+        return op
+    try:
+        weight, bias = (scale or Scale.of()).absorbed(op.weight, op.bias, op.out_channels)
+    except ValueError as error:
+        raise PlanError(f"cannot be fitted to data: {error}") from error
     return replace(op, weight=weight, bias=bias)
+
+
+def _unfolded(fitted: Fitted, op: Op, scale: Scale | None) -> Chain:
+    """Return the chain as it is in front of the scale, in the precision of factors of `op`."""
+    dtype, last = stored_dtype(op.weight), fitted.fit.chain.last
+    weight, bias = last.weight, last.bias
+    if scale is not None:
+        inverse = Scale(1 / scale.factor, -scale.shift / scale.factor)
+        weight, bias = inverse.absorbed(weight, bias, last.out_channels)
+    if not fitted.recentred:
+        bias = op.bias
+    ops = (*fitted.fit.chain.ops[:-1], replace(last, weight=weight, bias=bias))
+    return Chain(tuple(stage if isinstance(stage, Scale) else _stored(stage, dtype) for stage in ops))
+
+
+def _stored(op: Op, dtype: npt.DTypeLike) -> Op:
+    bias = None if op.bias is None else op.bias.astype(dtype, copy=False)
+    return replace(op, weight=op.weight.astype(dtype, copy=False), bias=bias)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from surgery import fitting
+from surgery.errors import PlanError
 from surgery.factor import METHODS, cp_als, refit_relu, tucker2
 from surgery.factor.base import Fit, Rank
 from surgery.factor.metric import Metric
@@ -138,6 +139,50 @@ def test_whitened_svd_reaches_the_best_rank_r_regression_on_the_samples() -> Non
     assert best <= np.linalg.norm(samples.y - responses(chain, samples.x)) <= 1.01 * best
 
 
+@every_layer
+@pytest.mark.parametrize("scale", [None, SCALE], ids=["plain", "scaled"])
+def test_a_float64_layer_gets_the_numbers_of_its_float32_fit(
+    name: str, rank: Rank, op: Op, scale: Scale | None
+) -> None:
+    """Data are float32."""
+    bias = None if op.bias is None else op.bias.astype(np.float64)
+    wide = replace(op, weight=op.weight.astype(np.float64), bias=bias)
+    statistics = data(op, scale=scale)
+    narrow, fitted = (fit(each, METHODS[name], rank, statistics, refit=True).fit.chain for each in (op, wide))
+    for one, other in zip(narrow.ops, fitted.ops, strict=True):
+        assert other.weight.dtype == np.float64
+        np.testing.assert_array_equal(one.weight, other.weight)
+
+
+@pytest.mark.parametrize("scale", [None, SCALE], ids=["plain", "scaled"])
+def test_a_float64_bias_that_no_data_moved_stays_as_it_is(scale: Scale | None) -> None:
+    op = LAYERS["svd"][2]
+    assert op.bias is not None
+    wide = replace(op, weight=op.weight.astype(np.float64), bias=op.bias + np.float64(1e-12))
+    fitted = fit(wide, METHODS["svd"], (12,), data(op, count=2, noise=1.0, scale=scale))
+    assert not fitted.recentred
+    np.testing.assert_array_equal(fitted.fit.chain.last.bias, wide.bias)
+
+
+def test_weights_that_float32_cannot_hold_are_not_fitted_to_data() -> None:
+    op = LAYERS["svd"][2]
+    huge = replace(op, weight=op.weight.astype(np.float64) * 1e300)
+    with pytest.raises(PlanError, match=r"cannot be fitted to data: a weight would be beyond float32's range"):
+        fit(huge, METHODS["svd"], (4,), data(op))
+
+
+def test_a_ternary_last_layer_is_fitted_in_front_of_the_scale() -> None:
+    """Nothing can be folded out of it again."""
+    _, _, op = LAYERS["svd"]
+    statistics = replace(data(op, scale=SCALE), relu=True)
+    plain = replace(statistics, scale=None, relu=False)
+    scaled, unscaled = (fit(op, METHODS["sdd"], (8,), each, refit=True) for each in (statistics, plain))
+    assert scaled.response_error == unscaled.response_error
+    for one, other in zip(scaled.fit.chain.ops, unscaled.fit.chain.ops, strict=True):
+        for name in one.__slots__:
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
 def test_channels_that_the_scale_removes_stay_as_they_are() -> None:
     name, rank, op = LAYERS["svd"]
     removing = Scale.of(np.array([0.0, 1e-30, -0.0, *[2.0] * 9]), np.ones(12))
@@ -227,9 +272,10 @@ LARGE_LAYERS: dict[str, tuple[str, Rank, Op]] = {
 }
 
 
+@pytest.mark.parametrize("is_folded", [False, True], ids=["float32", "float64 in front of a scale"])
 @pytest.mark.parametrize(("name", "rank", "op"), LARGE_LAYERS.values(), ids=LARGE_LAYERS)
 def test_a_fit_takes_few_times_its_layer_in_memory_besides_the_statistics(
-    name: str, rank: Rank, op: Op, monkeypatch: pytest.MonkeyPatch
+    name: str, rank: Rank, op: Op, is_folded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # All sweeps but the first are alike in what they hold.
     monkeypatch.setattr(cp_als, "FEWEST_SWEEPS", 3)
@@ -240,8 +286,11 @@ def test_a_fit_takes_few_times_its_layer_in_memory_besides_the_statistics(
         x = np.random.default_rng(seed).standard_normal((count, 1, op.weight[0].size), np.float32)
         return Samples(x + 0.1 * x[:, :, ::-1], responses(op, x).astype(np.float32))
 
-    samples = noise(4000, 0)
-    statistics = Statistics(moments_of([samples]), samples, noise(2000, 1), relu=True, is_symmetric=False)
+    samples, scale = noise(4000, 0), None
+    if is_folded:
+        op = replace(op, weight=op.weight.astype(np.float64))
+        scale = Scale.of(np.linspace(0.5, 2, op.out_channels), np.linspace(1, 2, op.out_channels))
+    statistics = Statistics(moments_of([samples]), samples, noise(2000, 1), scale, relu=True, is_symmetric=False)
     assert peak(op, lambda: fit(op, METHODS[name], rank, statistics, refit=True)) <= MOST
 
 

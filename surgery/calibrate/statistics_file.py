@@ -217,7 +217,7 @@ def _statistics(archive: Arrays, i: int, count: int, op: Op, scale: Scale | None
         xx=xx,
         mean_y=responses(op, mean[None])[0].astype(np.float64),
         yx=yx,
-        yy=np.einsum("ij,ij->i", yx, weight.reshape(yx.shape)),
+        factor=np.ones(len(yx)),
     )
     kinds = (_array(archive, f"{i}.{name}", (None, groups, n)) for name in ("samples", "held_out"))
     samples, held_out = (Samples(x, responses(op, x)) for x in kinds)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from surgery.factor.features import Features
 from surgery.factor.halves import Half, half_inverse
 from surgery.factor.solver import stored_dtype
-from surgery.factor.statistics import Statistics
+from surgery.factor.statistics import Statistics, Wanted
 from surgery.ops import Chain, Conv2d, Float64Array, FloatArray
 from surgery.ops.array import blocks
 
@@ -52,17 +53,19 @@ def _refitted(chain: Chain, group: int, statistics: Statistics, ridge: float) ->
     moments, groups = statistics.moments, len(statistics.moments.mean_x)
     features = Features.of(chain, groups, group)
     start = np.split(chain.last.weight, groups)[group].reshape(-1, len(features)).astype(np.float64)
-    wanted, unseen = (np.split(some.y, groups, axis=1)[group] for some in (statistics.samples, statistics.held_out))
+    size = len(start)
+    outputs = slice(group * size, (group + 1) * size)
+    wanted, unseen = (partial(some.wanted, outputs=outputs) for some in (statistics.samples, statistics.held_out))
     about = features.seen(moments.mean_x[group : group + 1])[0]
     mean, covariance = _moments(features, statistics.samples.x[:, group], about)
     # The moments are those of the samples, about their own mean: with others a sweep may lead away from its aim.
     solve = half_inverse(covariance.plus(features.gram(), ridge * moments.mean_eigenvalue))
     del covariance
     both = (_Seen(features, some.x[:, group], mean) for some in (statistics.samples, statistics.held_out))
-    seen, held = (some.kept_within(len(wanted[0]) * features.inputs) for some in both)
+    seen, held = (some.kept_within(size * features.inputs) for some in both)
     weight, centre = start, np.split(moments.mean_y, groups)[group] + start @ (mean - about)
     best, least = (weight, centre), _missed(held, weight, centre, unseen)
-    for _ in range(SWEEPS if len(unseen) else BLIND_SWEEPS):
+    for _ in range(SWEEPS if len(statistics.held_out) else BLIND_SWEEPS):
         missing, centre = _missing(seen, weight, centre, start, wanted)
         weight = start + solve(missing).T
         error = _missed(held, weight, centre, unseen)
@@ -118,18 +121,18 @@ def _moments(features: Features, x: FloatArray, about: Float64Array) -> tuple[Fl
 
 
 def _missing(
-    seen: _Seen, weight: Float64Array, centre: Float64Array, start: Float64Array, wanted: FloatArray
+    seen: _Seen, weight: Float64Array, centre: Float64Array, start: Float64Array, wanted: Wanted
 ) -> tuple[Float64Array, Float64Array]:
     """Return the mean over samples of f (z - mean z - A f)ᵀ, A the `start`, and the mean of z."""
     total, products = np.zeros(len(centre)), np.zeros(start.T.shape)
     first = start.T.astype(np.float32)
     for few, part in seen.blocks():
-        z = relaxed(_made(part, weight, centre), np.maximum(wanted[few], 0), SHARE)
+        z = relaxed(_made(part, weight, centre), np.maximum(wanted(few), 0), SHARE)
         total += z.sum(axis=0, dtype=np.float64)
         z -= centre  # Near the mean, whose place it takes: the features' own mean is 0.
         z -= part @ first
         products += part.T @ z
-    return products / len(wanted), total / len(wanted)
+    return products / len(seen.x), total / len(seen.x)
 
 
 def _made(features: FloatArray, weight: Float64Array, bias: Float64Array) -> FloatArray:
@@ -139,12 +142,12 @@ def _made(features: FloatArray, weight: Float64Array, bias: Float64Array) -> Flo
     return result
 
 
-def _missed(seen: _Seen, weight: Float64Array, bias: Float64Array, wanted: FloatArray) -> float:
+def _missed(seen: _Seen, weight: Float64Array, bias: Float64Array, wanted: Wanted) -> float:
     """Return the squared error behind the ReLU, `wanted` in front of it."""
     total = 0.0
     for few, part in seen.blocks():
         missed = np.maximum(_made(part, weight, bias), 0)
-        missed -= np.maximum(wanted[few], 0)
+        missed -= np.maximum(wanted(few), 0)
         total += float(np.einsum("ij,ij->", missed, missed, dtype=np.float64))
     return total
 

@@ -7,6 +7,7 @@ makes of its inputs. Given z, M is a regression of reduced rank (Zhang et al., 2
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from surgery.factor.cholesky import inverse
 from surgery.factor.matrix_method import leading_responses
 from surgery.factor.refit_relu import BLOCK_ARRAYS, relaxed
 from surgery.factor.responses import projected
-from surgery.factor.statistics import Statistics
+from surgery.factor.statistics import Statistics, Wanted
 from surgery.ops import Float64Array, FloatArray, Op
 from surgery.ops.array import blocks, product
 
@@ -33,11 +34,11 @@ def relu_aware(
     outputs = slice(group * size, (group + 1) * size)
     weight = op.weight[outputs].reshape(size, -1)
     made = projected(statistics.samples.x[:, group], weight, np.float32)
-    left, right, bias = _alternated(made, statistics.samples.y[:, outputs], rank)
+    left, right, bias = _alternated(made, partial(statistics.samples.wanted, outputs=outputs), rank)
     return left, product(right, weight, left.dtype), bias
 
 
-def _alternated(v: FloatArray, wanted: FloatArray, rank: int) -> tuple[FloatArray, FloatArray, Float64Array]:
+def _alternated(v: FloatArray, wanted: Wanted, rank: int) -> tuple[FloatArray, FloatArray, Float64Array]:
     """Return left (size, r), right (r, size) and bias (size,): wanted ≈ left right v + bias, as a ReLU sees them.
 
     `v` (N, size) is used up.
@@ -61,9 +62,9 @@ def _alternated(v: FloatArray, wanted: FloatArray, rank: int) -> tuple[FloatArra
         whole = np.eye(len(mean)) + solve(products / len(v)).T
         return *leading_responses(whole, iter([lambda rows: rows @ covariance]), rank), total / len(v)
 
-    left, right, centre = regressed((few, wanted[few].astype(np.float64)) for few in parts)
+    left, right, centre = regressed((few, wanted(few).astype(np.float64)) for few in parts)
     for share in SCHEDULE:
         made = ((few, v[few] @ (left @ right).T + centre) for few in parts)
-        relaxed_ones = ((few, relaxed(some, np.maximum(wanted[few], 0), share)) for few, some in made)
+        relaxed_ones = ((few, relaxed(some, np.maximum(wanted(few), 0), share)) for few, some in made)
         left, right, centre = regressed(relaxed_ones)
     return left, right, centre - left @ (right @ mean)

@@ -49,11 +49,12 @@ def error_behind_relu(layer: Chain | Op, samples: Samples) -> float:
 
 
 def _relative(layer: Chain | Op, samples: Samples, behind: Callable[[FloatArray], FloatArray]) -> float:
-    parts = list(blocks(len(samples), ARRAYS * 8 * samples.y.shape[1]))
-    total = sum((behind(samples.y[few]).sum(axis=0, dtype=np.float64) for few in parts), np.zeros(samples.y.shape[1]))
+    outputs = samples.y.shape[1]
+    parts = list(blocks(len(samples), ARRAYS * 8 * outputs))
+    total = sum((behind(samples.wanted(few)).sum(axis=0, dtype=np.float64) for few in parts), np.zeros(outputs))
     mean, varies, missed = total / max(len(samples), 1), 0.0, 0.0
     for few in parts:
-        wanted = behind(samples.y[few])
+        wanted = behind(samples.wanted(few))
         varies += float(np.sum(np.square(wanted - mean)))
         missed += float(np.sum(np.square(wanted - behind(responses(layer, samples.x[few])))))
     return float(np.sqrt(missed)) / (float(np.sqrt(varies)) or 1.0)

@@ -26,7 +26,7 @@ DEFAULT_RIDGE = 1e-2  # Where no samples are held out to choose by.
 def best_ridge(chain: Chain, op: Op, statistics: Statistics) -> float:
     """Return the ridge with the smallest error on held-out samples, where the chain's last stage is fitted to the data.
 
-    `op` is the layer whose weight W the ridge draws to.
+    `op` is the layer whose weight W, scaled as the wanted outputs are, the ridge draws to.
     """
     if not len(statistics.held_out):
         return DEFAULT_RIDGE
@@ -49,6 +49,8 @@ def _errors(chain: Chain, op: Op, statistics: Statistics, group: int) -> list[fl
             cross[:, rows] = product(weight, image.T)
     del image
     norms, drawn = features.gram(), features.seen(weight)
+    cross *= moments.factor[outputs, np.newaxis]
+    drawn *= moments.factor[outputs, np.newaxis]
     held_squares, held_cross, rest = _held_out(features, statistics, group, outputs)
     errors = []
     for ridge in RIDGES:
@@ -73,7 +75,7 @@ def _held_out(
     for few in blocks(len(held), OUTPUT_ARRAYS * 8 * max(len(features), features.inputs)):
         seen = features.seen(held.x[few, group])
         seen -= centre
-        wanted = held.y[few, outputs] - moments.mean_y[outputs]
+        wanted = held.wanted(few, outputs) - moments.mean_y[outputs]
         squares.add_squares(seen)
         cross += seen.T @ wanted
         rest += float(np.vdot(wanted, wanted))

@@ -12,7 +12,7 @@ section 3.3, asymmetric reconstruction), W* also makes up for the cuts before it
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,18 +23,33 @@ from surgery.factor.solver import stored_dtype
 from surgery.ops import Chain, Float64Array, FloatArray, Op, Scale
 from surgery.ops.array import blocks
 
+EVERY = slice(None)
+Wanted = Callable[[slice], FloatArray]  # The wanted outputs of some positions, as `Samples.wanted` gives them.
+
 MAX_SIDE = 8192  # Inputs of a patch up to which Cxx is held: 0.5 GB in float64. Longer ones keep samples instead.
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Samples:
-    """N positions: the layer's input patches `x` (N, groups, n) and its wanted outputs `y` (N, out), float32."""
+    """N positions: the layer's input patches `x` (N, groups, n) and its outputs `y` (N, out), float32.
+
+    Where there is a `scale`, what it makes of `y` is wanted. It is made some positions at a time: all of them may be
+    larger than the layer.
+    """
 
     x: FloatArray
     y: FloatArray
+    scale: Scale | None = None
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def wanted(self, few: slice, outputs: slice = EVERY) -> FloatArray:
+        """Return the wanted outputs of some positions, float32."""
+        if self.scale is None:
+            return self.y[few, outputs]
+        scaled: FloatArray = self.scale.apply(self.y[few])[:, outputs].astype(np.float32)
+        return scaled
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -47,7 +62,7 @@ class Moments:
         xx: Cxx (groups, n, n); of patches longer than MAX_SIDE (groups, N, n), rows whose Gram matrix is Cxx.
         mean_y: (out,).
         yx: Cyx (out, n): each output with the inputs of its own group.
-        yy: (out,) variances of the wanted outputs.
+        factor: (out,) what rows of `yx`, and of the layer's weight beside it, are multiplied by where they are used.
     """
 
     count: int
@@ -55,7 +70,7 @@ class Moments:
     xx: FloatArray
     mean_y: Float64Array
     yx: Float64Array
-    yy: Float64Array
+    factor: Float64Array
 
     @property
     def is_dense(self) -> bool:
@@ -84,7 +99,7 @@ class Moments:
     def scaled(self, scale: Scale) -> Moments:
         """Return the moments for wanted outputs that `scale` is applied to."""
         factor, shift = np.broadcast_arrays(scale.factor, scale.shift, np.empty(len(self.mean_y)))[:2]
-        return replace(self, mean_y=factor * self.mean_y + shift, yx=factor[:, None] * self.yx, yy=factor**2 * self.yy)
+        return replace(self, mean_y=factor * self.mean_y + shift, factor=factor * self.factor)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -126,20 +141,23 @@ def moments_of(chunks: Iterable[Samples]) -> Moments:
 def target(op: Op, statistics: Statistics, ridge: float) -> tuple[Op, Metric]:
     """Return the layer that fits the data best, and the metric in which distances from it count; see the module.
 
-    Its weight is `op`'s own where the inputs are the original network's, else in the precision that factors have.
+    `op` is the layer in front of what scales its outputs. Where the inputs are the original network's the weight is its
+    own, scaled. It is float32, as the data are.
     """
     moments = statistics.moments
     metric = moments.metric(ridge)
-    if statistics.is_symmetric:
+    if statistics.is_symmetric and (moments.factor == 1).all() and op.weight.dtype == np.float32:
         return op, metric
-    best = np.empty((len(op.weight), metric.size), stored_dtype(op.weight))
-    per_group = (np.split(of, metric.groups) for of in (op.weight.reshape(best.shape), moments.yx, best))
-    added = ridge * moments.mean_eigenvalue
-    for g, (rows, yx, solved) in enumerate(zip(*per_group, strict=True)):
-        drawn = rows.astype(np.float64)
-        drawn *= added
-        drawn += yx
-        solved[...] = metric.solve(g, drawn)
+    best = np.empty((len(op.weight), metric.size), np.float32)
+    added, size = ridge * moments.mean_eigenvalue, len(best) // metric.groups
+    for g in range(metric.groups):
+        outputs = slice(g * size, (g + 1) * size)
+        drawn = op.weight[outputs].reshape(size, -1).astype(np.float64)
+        if not statistics.is_symmetric:
+            drawn *= added
+            drawn += moments.yx[outputs]
+        drawn *= moments.factor[outputs, np.newaxis]
+        best[outputs] = drawn if statistics.is_symmetric else metric.solve(g, drawn)
     return replace(op, weight=best.reshape(op.weight.shape)), metric
 
 
@@ -168,7 +186,6 @@ class _Sums:
         self.origin_y = first.y.mean(axis=0, dtype=np.float64)
         self.x, self.y = np.zeros_like(self.origin_x), np.zeros_like(self.origin_y)
         self.yx = np.zeros((len(self.y), self.size))
-        self.yy = np.zeros_like(self.y)
         sides = self.groups if self.size <= MAX_SIDE else 0
         self.xx: list[Float64Array] = [np.zeros((self.size, self.size), order="F") for _ in range(sides)]
         self.rows: list[FloatArray] = []
@@ -180,7 +197,6 @@ class _Sums:
         y = chunk.y - self.origin_y
         self.count += len(y)
         self.y += y.sum(axis=0)
-        self.yy += np.einsum("ij,ij->j", y, y)
         outputs = len(self.y) // self.groups
         kept = np.empty(chunk.x.shape if not self.xx else (0,), np.float32)
         for g in range(self.groups):
@@ -206,7 +222,7 @@ class _Sums:
             xx = np.concatenate(self.rows).swapaxes(0, 1)
             xx -= x[:, None, :].astype(np.float32)
             xx /= np.float32(np.sqrt(self.count))
-        return Moments(self.count, self.origin_x + x, xx, self.origin_y + y, yx, self.yy / self.count - y**2)
+        return Moments(self.count, self.origin_x + x, xx, self.origin_y + y, yx, np.ones(len(y)))
 
 
 def _whole(lower: Float64Array, count: int, mean: Float64Array) -> Float64Array:

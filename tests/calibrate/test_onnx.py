@@ -69,7 +69,6 @@ def test_inputs_and_outputs_are_those_that_the_runtime_computes(tmp_path: Path, 
             # Convolutions of float32, summed in other orders, through four layers.
             close = {"rtol": 1e-4, "atol": 1e-4 * np.abs(wanted).max()}
             np.testing.assert_allclose(moments.mean_y, wanted.mean(axis=0), **close)
-            np.testing.assert_allclose(moments.yy, wanted.var(axis=0), rtol=1e-4)
             if key.startswith("fc"):
                 np.testing.assert_allclose(moments.mean_x[0], np.concatenate(halfway).mean(axis=0), **close)
             op = op_of(model, key)
