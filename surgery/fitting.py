@@ -137,8 +137,12 @@ def _in_float32(op: Op, scale: Scale | None) -> Op:
     """Return the layer in float32, with the scale behind it taken in: itself where nothing is to be done."""
     if scale is None and stored_dtype(op.weight) == np.float32:
         return op
+    return _behind(op, scale or Scale.of())
+
+
+def _behind(op: Op, scale: Scale) -> Op:
     try:
-        weight, bias = (scale or Scale.of()).absorbed(op.weight, op.bias, op.out_channels)
+        weight, bias = scale.absorbed(op.weight, op.bias, op.out_channels)
     except ValueError as error:
         raise PlanError(f"cannot be fitted to data: {error}") from error
     return replace(op, weight=weight, bias=bias)
@@ -147,13 +151,11 @@ def _in_float32(op: Op, scale: Scale | None) -> Op:
 def _unfolded(fitted: Fitted, op: Op, scale: Scale | None) -> Chain:
     """Return the chain as it is in front of the scale, in the precision of factors of `op`."""
     dtype, last = stored_dtype(op.weight), fitted.fit.chain.last
-    weight, bias = last.weight, last.bias
     if scale is not None:
-        inverse = Scale(1 / scale.factor, -scale.shift / scale.factor)
-        weight, bias = inverse.absorbed(weight, bias, last.out_channels)
+        last = _behind(last, Scale(1 / scale.factor, -scale.shift / scale.factor))
     if not fitted.recentred:
-        bias = op.bias
-    ops = (*fitted.fit.chain.ops[:-1], replace(last, weight=weight, bias=bias))
+        last = replace(last, bias=op.bias)
+    ops = (*fitted.fit.chain.ops[:-1], last)
     return Chain(tuple(stage if isinstance(stage, Scale) else _stored(stage, dtype) for stage in ops))
 
 
