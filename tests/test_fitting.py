@@ -13,6 +13,7 @@ import pytest
 from surgery import fitting
 from surgery.errors import PlanError
 from surgery.factor import METHODS, cp_als, refit_relu, tucker2
+from surgery.factor import statistics as statistics_module
 from surgery.factor.base import Fit, Rank
 from surgery.factor.metric import Metric
 from surgery.factor.refit import refit, relative_error
@@ -281,17 +282,28 @@ def test_a_fit_takes_few_times_its_layer_in_memory_besides_the_statistics(
     monkeypatch.setattr(cp_als, "FEWEST_SWEEPS", 3)
     monkeypatch.setattr(refit_relu, "SWEEPS", 3)
     monkeypatch.setattr(fitting, "refit_stages", partial(refit, sweeps=3))
-
-    def noise(count: int, seed: int) -> Samples:
-        x = np.random.default_rng(seed).standard_normal((count, 1, op.weight[0].size), np.float32)
-        return Samples(x + 0.1 * x[:, :, ::-1], responses(op, x).astype(np.float32))
-
-    samples, scale = noise(4000, 0), None
+    samples, scale = noise(op, 4000, 0), None
     if is_folded:
         op = replace(op, weight=op.weight.astype(np.float64))
         scale = Scale.of(np.linspace(0.5, 2, op.out_channels), np.linspace(1, 2, op.out_channels))
-    statistics = Statistics(moments_of([samples]), samples, noise(2000, 1), scale, relu=True, is_symmetric=False)
+    statistics = Statistics(moments_of([samples]), samples, noise(op, 2000, 1), scale, relu=True, is_symmetric=False)
     assert peak(op, lambda: fit(op, METHODS[name], rank, statistics, refit=True)) <= MOST
+
+
+def noise(op: Op, count: int, seed: int) -> Samples:
+    x = np.random.default_rng(seed).standard_normal((count, 1, op.weight[0].size), np.float32)
+    return Samples(x + 0.1 * x[:, :, ::-1], responses(op, x).astype(np.float32))
+
+
+@pytest.mark.parametrize("key", [key for key, (_, _, op) in LARGE_LAYERS.items() if op is FLAT])
+def test_so_it_does_where_samples_stand_for_moments(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of all layers of more than 8192 inputs."""
+    monkeypatch.setattr(statistics_module, "MAX_SIDE", 1024)
+    name, rank, op = LARGE_LAYERS[key]
+    samples = noise(op, 600, 0)
+    known = Statistics(moments_of([samples]), samples, noise(op, 200, 1), relu=True, is_symmetric=False)
+    assert not known.moments.is_dense
+    assert peak(op, lambda: fit(op, METHODS[name], rank, known, refit=True)) <= MOST
 
 
 WITHOUT_DATA = [key for key, (name, _, _) in LARGE_LAYERS.items() if not name.startswith("response")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from math import isqrt
 
 import numpy as np
 
@@ -31,13 +32,17 @@ def is_held_out(image: int, images: int) -> bool:
 
 
 def bytes_of(op: Op, images: int, count: int = POSITIONS) -> int:
-    """Return what a layer's statistics take at most, with `count` positions of each of `images` images."""
+    """Return what a layer's statistics take at most, with `count` positions of each of `images` images.
+
+    With what solves with them: in the place of the moments, or as large as the square of the rows that stand for them.
+    """
     groups, size = _inputs(op)
     row = _row_bytes(op)
     rows = sum(min(images * count, most, SAMPLE_BYTES // row) for most in (SAMPLES, SAMPLES_HELD_OUT))
     rows_and_yx = row * rows + 8 * op.out_channels * size
     if size > MAX_SIDE:
-        return rows_and_yx + 4 * groups * size * min(images * count, _most_rows(op))
+        kept = min(images * count, _most_rows(op))
+        return rows_and_yx + 4 * groups * size * kept + 8 * kept**2
     return rows_and_yx + 8 * groups * size**2
 
 
@@ -135,4 +140,4 @@ def _row_bytes(op: Op) -> int:
 def _most_rows(op: Op) -> int:
     """Return from how many positions moments are taken at most: all, unless the positions themselves are kept."""
     groups, size = _inputs(op)
-    return SAMPLE_BYTES // (4 * groups * size) if size > MAX_SIDE else 1 << 40
+    return min(SAMPLE_BYTES // (4 * groups * size), isqrt(SAMPLE_BYTES // 8)) if size > MAX_SIDE else 1 << 40

@@ -8,13 +8,15 @@ Frobenius norm.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
 from surgery.factor.cholesky import lent
 from surgery.ops.array import Float64Array, FloatArray
+
+Rows = Callable[[slice], Float64Array]
 
 ROWS = 128  # Of a weight at a time: enough for BLAS, and no copy of a layer worth cutting.
 
@@ -33,8 +35,8 @@ class Metric(ABC):
         """Return rows (m, n) @ C."""
 
     @abstractmethod
-    def solve(self, group: int, rows: FloatArray) -> Float64Array:
-        """Return rows (m, n) @ C⁻¹."""
+    def solve(self, group: int, rows: Rows, out: FloatArray) -> None:
+        """Write rows (m, n) @ C⁻¹ to `out`; `rows` makes some of them at a time, float64, which may be overwritten."""
 
     @abstractmethod
     def dense(self, group: int) -> Float64Array:
@@ -48,8 +50,8 @@ class Metric(ABC):
 
     def square(self, group: int, rows: FloatArray) -> float:
         """Return tr(D C Dᵀ) for some rows D (m, n)."""
-        parts = (rows[start : start + ROWS] for start in range(0, len(rows), ROWS))
-        return sum(float(np.einsum("ij,ij->", self.times(group, few), few)) for few in parts)
+        parts = (rows[few] for few in _parts(len(rows)))
+        return sum(float(np.einsum("ij,ij->", self.times(group, part), part)) for part in parts)
 
     def squared(self, weight: FloatArray) -> float:
         """Return the sum of `square` over the groups for a weight (out, in / groups, ...) of the layer's shape."""
@@ -77,22 +79,20 @@ class DenseMetric(Metric):
     def times(self, group: int, rows: FloatArray) -> Float64Array:
         """See `Metric.times`."""
         result = np.empty(rows.shape)
-        for start in range(0, len(rows), ROWS):
-            few = slice(start, start + ROWS)
+        for few in _parts(len(rows)):
             left = rows[few].astype(np.float64)
             np.matmul(left, self.moments[group], out=result[few])
             left *= self.ridge
             result[few] += left
         return result
 
-    def solve(self, group: int, rows: FloatArray) -> Float64Array:
+    def solve(self, group: int, rows: Rows, out: FloatArray) -> None:
         """See `Metric.solve`."""
         import scipy.linalg  # Loading SciPy takes longer than inspecting a network.
 
-        left = rows.astype(np.float64, order="C")
         with lent(self.moments[group], self.ridge) as factor:
-            result: Float64Array = scipy.linalg.cho_solve(factor, left.T, overwrite_b=True, check_finite=False).T
-        return result
+            for some in _parts(len(out)):
+                out[some] = scipy.linalg.cho_solve(factor, rows(some).T, overwrite_b=True, check_finite=False).T
 
     def dense(self, group: int) -> Float64Array:
         """See `Metric.dense`: with a ridge made on each call."""
@@ -122,18 +122,29 @@ class SampledMetric(Metric):
 
     def times(self, group: int, rows: FloatArray) -> Float64Array:
         """See `Metric.times`."""
-        samples, left = self.samples[group], rows.astype(np.float64, copy=False)
-        result: Float64Array = (left @ samples.T) @ samples + self.ridge * left
+        result = np.empty(rows.shape)
+        for some in _parts(len(rows)):
+            left = rows[some].astype(np.float64)
+            made = self.ridge * left
+            for _, samples in self._blocks(group):
+                made += (left @ samples.T) @ samples
+            result[some] = made
         return result
 
-    def solve(self, group: int, rows: FloatArray) -> Float64Array:
+    def solve(self, group: int, rows: Rows, out: FloatArray) -> None:
         """See `Metric.solve`: (SᵀS + r)⁻¹ = (1 - Sᵀ (S Sᵀ + r)⁻¹ S) / r (Woodbury)."""
         import scipy.linalg
 
-        samples, left = self.samples[group], rows.astype(np.float64, copy=False)
-        inner = scipy.linalg.cho_solve(self._factors[group], samples @ left.T, check_finite=False)
-        result: Float64Array = (left - inner.T @ samples) / self.ridge
-        return result
+        factor = scipy.linalg.cho_factor(self._squares(group), lower=True, overwrite_a=True, check_finite=False)
+        for some in _parts(len(out)):
+            left = rows(some)
+            inner = np.empty((len(self.samples[group]), len(left)), order="F")
+            for few, samples in self._blocks(group):
+                inner[few] = samples @ left.T
+            inner = scipy.linalg.cho_solve(factor, inner, overwrite_b=True, check_finite=False)
+            for few, samples in self._blocks(group):
+                left -= inner[few].T @ samples
+            out[some] = left / self.ridge
 
     def dense(self, group: int) -> Float64Array:
         """See `Metric.dense`: made on each call."""
@@ -142,9 +153,20 @@ class SampledMetric(Metric):
         result.flat[:: self.size + 1] += self.ridge
         return result
 
-    @cached_property
-    def _factors(self) -> list[tuple[Float64Array, bool]]:
-        import scipy.linalg
+    def _squares(self, group: int) -> Float64Array:
+        """Return S Sᵀ + ridge · 1, only what is on and below the diagonal."""
+        result = np.zeros(2 * self.samples.shape[1:2], order="F")  # As LAPACK wants it, to be overwritten.
+        for few, samples in self._blocks(group):
+            for other, others in self._blocks(group):
+                if other.start <= few.start:
+                    result[few, other] = samples @ others.T
+        result.flat[:: len(result) + 1] += self.ridge
+        return result
 
-        squares = (s.astype(np.float64) @ s.astype(np.float64).T for s in self.samples)
-        return [scipy.linalg.cho_factor(s + self.ridge * np.eye(len(s)), lower=True) for s in squares]
+    def _blocks(self, group: int) -> Iterator[tuple[slice, Float64Array]]:
+        """Yield some samples at a time: in float64 they take twice what they do."""
+        return ((few, self.samples[group, few].astype(np.float64)) for few in _parts(self.samples.shape[1]))
+
+
+def _parts(length: int) -> Iterator[slice]:
+    return (slice(start, min(start + ROWS, length)) for start in range(0, length, ROWS))

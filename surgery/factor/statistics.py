@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -149,15 +150,22 @@ def target(op: Op, statistics: Statistics, ridge: float) -> tuple[Op, Metric]:
     if statistics.is_symmetric and (moments.factor == 1).all() and op.weight.dtype == np.float32:
         return op, metric
     best = np.empty((len(op.weight), metric.size), np.float32)
-    added, size = ridge * moments.mean_eigenvalue, len(best) // metric.groups
-    for g in range(metric.groups):
-        outputs = slice(g * size, (g + 1) * size)
-        drawn = op.weight[outputs].reshape(size, -1).astype(np.float64)
-        if not statistics.is_symmetric:
-            drawn *= added
-            drawn += moments.yx[outputs]
-        drawn *= moments.factor[outputs, np.newaxis]
-        best[outputs] = drawn if statistics.is_symmetric else metric.solve(g, drawn)
+    weight, added = op.weight.reshape(best.shape), ridge * moments.mean_eigenvalue
+    if statistics.is_symmetric:
+        for few in blocks(len(best), 8 * metric.size):
+            best[few] = weight[few] * moments.factor[few, np.newaxis]
+        return replace(op, weight=best.reshape(op.weight.shape)), metric
+    size = len(best) // metric.groups
+
+    def drawn(few: slice, first: int) -> Float64Array:
+        few = slice(first + few.start, first + few.stop)
+        rows = added * weight[few].astype(np.float64)
+        rows += moments.yx[few]
+        rows *= moments.factor[few, np.newaxis]
+        return rows
+
+    for g, out in enumerate(np.split(best, metric.groups)):
+        metric.solve(g, partial(drawn, first=g * size), out)
     return replace(op, weight=best.reshape(op.weight.shape)), metric
 
 
