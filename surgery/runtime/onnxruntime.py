@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from surgery.convert.to_onnx import Conversion
 
 _MODULE = "onnxruntime"
+_OTHER_FLOATS = {"tensor(double)": "float64", "tensor(float16)": "float16"}
 
 
 class OnnxRuntime:
@@ -92,6 +93,8 @@ class OnnxRuntime:
 def session(path: Path, *, threads: int = 1) -> Iterator[Callable[[Mapping[str, Array]], dict[str, Array]]]:
     """Load an ONNX file and hand out what runs it: inputs by name to the graph's own outputs by name.
 
+    Images are float32; a graph that declares other floats gets them so.
+
     In this process, unlike an engine's jobs, and with all of ONNX Runtime's optimisations: for files that this program
     wrote itself and runs on batch after batch. Raises EngineError, then or when the function is called.
     """
@@ -107,10 +110,12 @@ def session(path: Path, *, threads: int = 1) -> Iterator[Callable[[Mapping[str, 
     except Exception as error:  # Its exceptions have no class in common but this one.
         raise _error(Failure(str(error), None, None, ""), (str(path),)) from error
     names = [output.name for output in loaded.get_outputs()]
+    kinds = {value.name: _OTHER_FLOATS[value.type] for value in loaded.get_inputs() if value.type in _OTHER_FLOATS}
 
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        fed = {name: array.astype(kinds.get(name, array.dtype), copy=False) for name, array in inputs.items()}
         try:
-            values: list[Any] = loaded.run(names, dict(inputs))
+            values: list[Any] = loaded.run(names, fed)
         except Exception as error:
             raise _error(Failure(str(error), None, None, ""), (str(path),)) from error
         return dict(zip(names, values, strict=True))

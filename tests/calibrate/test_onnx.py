@@ -13,6 +13,7 @@ from surgery.factor import METHODS
 from surgery.formats import Source
 from surgery.model import Splice
 from tests.calibrate.nets import blobs_of, op_of, saved
+from tests.onnx_nets import node
 
 KEYS = ("one", "two", "fc1", "fc2")
 
@@ -77,3 +78,23 @@ def test_inputs_and_outputs_are_those_that_the_runtime_computes(tmp_path: Path, 
 
 def _rows(y: np.ndarray) -> np.ndarray:
     return y.transpose(0, 2, 3, 1).reshape(-1, y.shape[1]) if y.ndim == 4 else y
+
+
+def test_a_network_of_float64_gets_images_as_it_takes_them(tmp_path: Path) -> None:
+    """Without a convolution: ONNX Runtime has none of float64."""
+    rng, found = np.random.default_rng(0), []
+    one, two = rng.standard_normal((6, 4)), rng.standard_normal((3, 6))
+    for number in (np.float32, np.float64):
+        nodes = (node("Gemm", "x a", "h", "one", transB=1), node("Gemm", "h b", "y", "two", transB=1))
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(number))
+        shapes = (helper.make_tensor_value_info(name, kind, ["N", size]) for name, size in (("x", 4), ("y", 3)))
+        weights = [numpy_helper.from_array(array.astype(number), name) for array, name in ((one, "a"), (two, "b"))]
+        graph = helper.make_graph(nodes, "net", *([shape] for shape in shapes), weights)
+        path = tmp_path / f"{np.dtype(number)}.onnx"
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+        images = saved(tmp_path, np.random.default_rng(1).standard_normal((20, 4)).astype(np.float32))
+        with calibration(Source((path,)).load(), images, ("two",)) as calibrated:
+            found.append(calibrated.statistics_for(("two",), {}))
+    # Products of float32 in the one network, of float64 in the other.
+    np.testing.assert_allclose(found[1].moments.xx, found[0].moments.xx, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found[1].samples.y, found[0].samples.y, rtol=0, atol=1e-5)
