@@ -126,17 +126,28 @@ def leading_responses(matrix: FloatArray, times: Iterator[Times], rank: int) -> 
     Raises:
         PlanError: the matrix holds NaN or infinity.
     """
-    dtype, basis, wide = stored_dtype(matrix), None, finite(matrix)
-    if len(matrix) > matrix.shape[1]:  # It has the responses of the few rows of its triangular factor, turned.
-        basis, wide = np.linalg.qr(matrix.astype(np.float64))
+    dtype, is_tall = stored_dtype(matrix), len(matrix) > matrix.shape[1]
+    # A tall one has the responses of the few rows of its triangular factor, turned by a basis, which is made when it is
+    # needed: it is larger than all else.
+    wide = _triangular(matrix)[0] if is_tall else finite(matrix)
     covariance = _covariance(wide, next(times))
     _, u = leading_eigenvectors(covariance, rank)
     del covariance
     right = product(u.T, wide)
+    del wide
     share = np.sqrt(np.linalg.norm(right, axis=1))
     share[share == 0] = 1.0
-    left = (u if basis is None else basis @ u) * share
+    left = (_triangular(matrix)[1] @ u if is_tall else u) * share
     return left.astype(dtype), (right / share[:, None]).astype(dtype, copy=False)
+
+
+def _triangular(matrix: FloatArray) -> tuple[Float64Array, Float64Array]:
+    """Return R (n, n) and Q (m, n) of matrix = Q R, m >= n; raises PlanError for NaN or infinity."""
+    import scipy.linalg  # Loading SciPy takes longer than inspecting a network.
+
+    wide = finite(matrix).astype(np.float64, order="F")  # In LAPACK's order, to be overwritten.
+    basis, triangle = scipy.linalg.qr(wide, mode="economic", overwrite_a=True, check_finite=False)
+    return triangle, basis
 
 
 def _covariance(wide: FloatArray, times: Times) -> Float64Array:

@@ -145,8 +145,9 @@ def leading_eigenvectors(symmetric: npt.NDArray[Real], count: int) -> tuple[npt.
     import scipy.linalg  # Loading SciPy takes longer than inspecting a network.
 
     size = symmetric.shape[0]
-    # Bisection and inverse iteration for a few vectors; divide and conquer is the faster from about a quarter on.
-    few = 4 * count <= size
+    # Bisection and inverse iteration for up to half of the vectors; divide and conquer is the faster from about a third
+    # on, but holds two more matrices.
+    few = 2 * count <= size
     values, vectors = scipy.linalg.eigh(
         symmetric,
         lower=True,
