@@ -69,7 +69,7 @@ def fit(
     if found is None:
         scale, statistics = None, replace(statistics, scale=None, relu=False)
         found = _best(op, scale, method, rank, statistics, refit=refit, seed=seed)
-    assert found is not None  # Without a scale there is at least the method's own.
+    assert found is not None  # Without a scale there always is one.
     chain = _unfolded(found, op, scale)
     return replace(found, fit=replace(found.fit, chain=chain, relative_error=relative_error(chain, op)))
 
@@ -77,35 +77,50 @@ def fit(
 def _best(
     op: Op, scale: Scale | None, method: Method, rank: Rank, statistics: Statistics, *, refit: bool, seed: int
 ) -> Fitted | None:
-    """Return the best of all trials on held-out data, in the units behind the scale; None where there are none."""
+    """Return the best of all trials on held-out data, in the units behind the scale.
+
+    None where nothing can be folded out of the last stage again, for it may not take other numbers.
+    """
     data = _folded(statistics, scale) if scale else statistics
-    measure = error_behind_relu if data.relu else response_error
-    best, error = None, None
-    for trial in _trials(op, scale, method, rank, data, refit=refit, seed=seed):  # Of each step the best one is kept.
-        own_error = measure(trial.fit.chain, data.held_out) if len(data.held_out) else None
-        if best is None or error is None or own_error is None or own_error < error:
+
+    def error_of(chain: Chain) -> float | None:
+        measure = error_behind_relu if data.relu else response_error
+        return measure(chain, data.held_out) if len(data.held_out) else None
+
+    if needs_data(method):
+        ridge = best_ridge(method.blind(_in_float32(op, scale), rank), op, data)
+        fit = method.factor_to(*target(op, data, ridge), rank, data)
+        return Fitted(fit, error_of(fit.chain), recentred=True, ridge=ridge)
+    blind: Fit | None = method.factor(_in_float32(op, scale), rank, seed=seed)
+    assert blind is not None
+    if scale and len(blind.chain.ops) - 1 in blind.bound:
+        return None
+    ridge, error, best = best_ridge(blind.chain, op, data), error_of(blind.chain), None
+    if method.uses_metric or not data.is_symmetric:
+        blind = None  # Made again where it is the best, which is rare: held, it takes room.
+    for trial in _trials(op, method, rank, data, ridge, blind, refit=refit, seed=seed):
+        own_error = error_of(trial.fit.chain)
+        if error is None or own_error is None or own_error < error:
             best, error = trial, own_error
-    return best and replace(best, response_error=error)
+    if best is None:
+        best = Fitted(blind or method.factor(_in_float32(op, scale), rank, seed=seed), ridge=ridge)
+    return replace(best, response_error=error)
 
 
 def _trials(
-    op: Op, scale: Scale | None, method: Method, rank: Rank, data: Statistics, *, refit: bool, seed: int
+    op: Op,
+    method: Method,
+    rank: Rank,
+    data: Statistics,
+    ridge: float,
+    found: Fit | None,
+    *,
+    refit: bool,
+    seed: int,
 ) -> Iterator[Fitted]:
-    """Yield a fit after each step, from the weights alone to all that was asked for.
-
-    None at all where nothing can be folded out of the last stage again, for it may not take other numbers.
-    """
-    if needs_data(method):
-        ridge = best_ridge(method.blind(_in_float32(op, scale), rank), op, data)
-        yield Fitted(method.factor_to(*target(op, data, ridge), rank, data), recentred=True, ridge=ridge)
-        return
-    found = method.factor(_in_float32(op, scale), rank, seed=seed)
-    if scale and len(found.chain.ops) - 1 in found.bound:
-        return
-    ridge = best_ridge(found.chain, op, data)
-    yield Fitted(found, ridge=ridge)
+    """Yield a fit to the data after each step; `found` is the one to the weights, where it is theirs as well."""
     wanted, metric = target(op, data, ridge)
-    if method.uses_metric or not data.is_symmetric:
+    if found is None:
         found = method.factor(wanted, rank, metric=metric if method.uses_metric else None, seed=seed)
     yield Fitted(replace(found, chain=centred(found.chain, data.moments)), recentred=True, ridge=ridge)
     if not refit:

@@ -80,10 +80,10 @@ class DenseMetric(Metric):
         """See `Metric.times`."""
         result = np.empty(rows.shape)
         for few in _parts(len(rows)):
-            left = rows[few].astype(np.float64)
+            left = rows[few].astype(np.float64, copy=False)
             np.matmul(left, self.moments[group], out=result[few])
-            left *= self.ridge
-            result[few] += left
+            for own, row in zip(left, result[few], strict=True):  # All of them, scaled, would take as much again.
+                row += self.ridge * own
         return result
 
     def solve(self, group: int, rows: Rows, out: FloatArray) -> None:

@@ -21,7 +21,7 @@ from surgery.factor.metric import DenseMetric, Metric
 from surgery.ops import Conv2d, Float64Array, FloatArray
 
 ROWS = 64  # Of products with C at a time: enough for BLAS, and
-SHARE = 8  # no more than this part of a layer's outputs, but
+SHARE = 12  # no more than this part of a layer's outputs, but
 FEWEST = 16
 
 Offset = tuple[int, int]

@@ -192,11 +192,13 @@ def _stepped(stage: Conv2d, suffix: Sequence[Conv2d], problem: Problem, search: 
     scaled = _preconditioner(normal, search.inputs)(missing)
     size = float(np.vdot(missing, scaled))
     direction = search.direction(missing, scaled)
-    curvature, slope = normal.square(direction), float(np.vdot(direction, missing))
+    slope, gradient = float(np.vdot(direction, missing)), missing.astype(np.float32)
+    del missing, scaled  # As large as the stage, like each of the others.
+    curvature = normal.square(direction)
     if slope <= 0 or curvature <= 0:  # Only of rounding, where nothing is left to gain.
         return stage, 0.0, search
     share = slope / curvature
-    new = replace(search, last=(direction.astype(np.float32), missing.astype(np.float32), size))
+    new = replace(search, last=(direction.astype(np.float32), gradient, size))
     direction *= share
     direction += stage.weight
     return replace(stage, weight=direction), slope * share, new
