@@ -212,10 +212,17 @@ def best(weight: FloatArray, rank: Rank, rng: np.random.Generator) -> Factors:
     """Return the factors of `rank` with the least error that SVD (one tap) or orthogonal iteration finds."""
     if weight.shape[2] > 1:
         return Factors(*_iterate(weight, *rank))
-    svd, width = truncated_svd(weight[:, :, 0], min(rank)), min(rank)
-    # Components past the smaller width can hold nothing.
-    padded = (np.pad(part, ((0, 0), (0, r - width))) for part, r in zip((svd.left, svd.right.T), rank, strict=True))
-    return _with_core(weight, *padded)
+    svd = truncated_svd(weight[:, :, 0], min(rank))
+    left, right = (_padded(part, r) for part, r in zip((svd.left, svd.right.T), rank, strict=True))
+    del svd
+    return _with_core(weight, left, right)
+
+
+def _padded(factor: FloatArray, rank: int) -> Float64Array:
+    """Return (m, rank): components past those that there are hold nothing."""
+    result = np.zeros((len(factor), rank))
+    result[:, : factor.shape[1]] = factor
+    return result
 
 
 def shifted(weight: FloatArray, rank: Rank, rng: np.random.Generator) -> Factors:
@@ -238,9 +245,8 @@ STEPS = {"free": masked_least_squares, "semi": by_columns, "multiplicative": mul
 STARTS = {"closed-form": shifted, "random": random_columns}
 
 
-def _with_core(weight: FloatArray, left: FloatArray, right: FloatArray) -> Factors:
-    core = np.zeros((left.shape[1], weight.shape[2], right.shape[1]))
-    return fit_core(weight, Factors(left.astype(np.float64), core, right.astype(np.float64)))
+def _with_core(weight: FloatArray, left: Float64Array, right: Float64Array) -> Factors:
+    return fit_core(weight, Factors(left, np.zeros((left.shape[1], weight.shape[2], right.shape[1])), right))
 
 
 def _lifted(basis: Float64Array, width: int) -> Float64Array:
@@ -278,7 +284,9 @@ def _unit(factor: Float64Array) -> tuple[Float64Array, Float64Array]:
 def _shared_norms(factors: Factors) -> tuple[Float64Array, Float64Array, Float64Array]:
     """Return F, S and G of the same product, each component's norm shared equally by the three."""
     (left, over_left), (right, over_right) = _unit(factors.left), _unit(factors.right)
-    return _balanced(left, factors.core * over_left[:, np.newaxis, np.newaxis] * over_right, right)
+    core = factors.core * over_left[:, np.newaxis, np.newaxis]
+    core *= over_right
+    return _balanced(left, core, right)
 
 
 def _as_kernels(matrix: FloatArray, kernel: tuple[int, int]) -> FloatArray:

@@ -9,11 +9,13 @@ component: tail(r) <= error² <= tail(r - 1). Here the corners of a regular simp
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from surgery.errors import PlanError
 from surgery.factor.base import (
@@ -100,10 +102,8 @@ class SemiNmf:
         dtype, rng = stored_dtype(op.weight), np.random.default_rng(seed)
         parts, squared_residual, squared_norm = [], 0.0, 0.0
         for group, matrix in enumerate(self._matrices(op)):
-            pairs = [
-                tuple(part.astype(dtype) for part in _balanced(*pair))
-                for pair in self._factors(matrix, rank[0], metric, group, rng)
-            ]
+            # Mapped: a loop would hold each pair while the next one is made.
+            pairs = list(map(partial(_stored, dtype=dtype), self._factors(matrix, rank[0], metric, group, rng)))
             # Updates heed the reduced problem before rounding; what they did to the whole one after it is measured.
             left, right = min(pairs, key=partial(_squared_error, matrix, metric, group)) if pairs[1:] else pairs[0]
             residual, norm = _squares(matrix, left, right)
@@ -116,22 +116,30 @@ class SemiNmf:
 
     def _factors(
         self, matrix: FloatArray, rank: int, metric: Metric | None, group: int, rng: np.random.Generator
-    ) -> list[tuple[FloatArray, FloatArray]]:
-        """Return left (m, r) and right (r, n), unbalanced, of the start and after updates, if there are any."""
+    ) -> Iterator[tuple[FloatArray, FloatArray]]:
+        """Yield left (m, r) and right (r, n), unbalanced, of the start and after updates, if there are any."""
         # Distances in a metric C = L Lᵀ are plain ones between matrices times L.
         dense = metric if isinstance(metric, DenseMetric) else None
         svd = truncated_svd(matrix if dense is None else _seen(matrix, dense, group), min(rank, *matrix.shape))
+        left, right, values = svd.left, svd.right, svd.values
+        del svd
         if self.side == "last":
             # The free factor stands on the metric's side and takes it all: none is left for the other.
-            candidates = _non_negative(svd.left.T, svd.values, rank, self.start, rng)
-            return [(held.T, _least_squares(matrix.T, held).T) for held in candidates]
+            candidates = _non_negative(left.T, values, rank, self.start, rng)
+            while candidates:
+                yield candidates[0].T, _least_squares(matrix.T, candidates.pop(0)).T
+            return
+        del left  # What the data are fitted by needs room.
         if dense is None:
-            candidates = _non_negative(svd.right, svd.values, rank, self.start, rng)
+            right = right.astype(np.float64, copy=False)
+            candidates = _non_negative(right, values, rank, self.start, rng)
         else:
-            thin = _divided(svd.right, dense, group)
+            right = _divided(right, dense, group)
             with ridged(dense.moments[group], dense.ridge) as moments:
-                candidates = _non_negative(thin, svd.values, rank, self.start, rng, moments)
-        return [(_least_squares(matrix, held, metric, group), held) for held in candidates]
+                candidates = _non_negative(right, values, rank, self.start, rng, moments)
+        del right
+        while candidates:
+            yield _least_squares(matrix, candidates[0], metric, group), candidates.pop(0)
 
     def _shape(self, op: Op) -> tuple[int, int, int]:
         """Return (groups, m, n) of the matrices."""
@@ -161,6 +169,11 @@ def _chain(op: Op, left: FloatArray, right: FloatArray) -> Chain:
     return Chain((first, Conv2d(left[:, :, None, None], op.bias, groups=op.groups)))
 
 
+def _stored(pair: tuple[FloatArray, FloatArray], dtype: npt.DTypeLike) -> tuple[FloatArray, FloatArray]:
+    left, right = _balanced(*pair)
+    return left.astype(dtype, copy=False), right.astype(dtype, copy=False)
+
+
 def _non_negative(
     right: FloatArray,
     values: Float64Array,
@@ -171,7 +184,7 @@ def _non_negative(
 ) -> list[Float64Array]:
     """Return H (r, q) >= 0 for X with the best approximation U sqrt(S) `right` (k, q), S = `values`, in the metric.
 
-    First that of the start, then, if there are any, that after updates.
+    First that of the start, then, if there are any, that after updates. `right` is used up where it is float64.
 
     For U (p, k) orthonormal, ||X - U F H||² = ||X - U Uᵀ X||² + ||Uᵀ X - F H||²: what lowers the error of the reduced
     Uᵀ X = sqrt(S) `right` lowers that of X by as much, for F within the span of U; the last least squares leave it.
@@ -179,7 +192,7 @@ def _non_negative(
     columns = right.shape[1]
     if rank == columns:
         return [np.eye(columns)]
-    balanced = right.astype(np.float64)
+    balanced = right.astype(np.float64, copy=False)
     if rank > len(balanced):
         return [_closed_form(balanced, rank)]  # Above the rank of any X it is exact: nothing is left to update.
     closed = _closed_form(balanced, rank) if start == "closed-form" else None
@@ -201,11 +214,13 @@ def _closed_form(right: Float64Array, rank: int) -> Float64Array:
         positive, negative = np.maximum(right, 0), np.maximum(-right, 0)
         return positive if np.linalg.norm(positive) >= np.linalg.norm(negative) else negative
     norms = np.linalg.norm(right[: rank - 1], axis=1, keepdims=True)
-    unit = np.divide(right[: rank - 1], norms, out=np.zeros_like(right[: rank - 1]), where=norms > 0)
-    along = unit.sum(axis=0) / np.sqrt(rank)
-    rows = np.vstack([unit - along * (1 + np.sqrt(rank)) / (rank - 1), along])
-    result: Float64Array = rows - rows.min(axis=0)
-    return result
+    rows = np.zeros((rank, right.shape[1]))
+    np.divide(right[: rank - 1], norms, out=rows[:-1], where=norms > 0)
+    along = rows.sum(axis=0) / np.sqrt(rank)
+    rows[:-1] -= along * (1 + np.sqrt(rank)) / (rank - 1)
+    rows[-1] = along
+    rows -= rows.min(axis=0)
+    return rows
 
 
 def _clusters(reduced: Float64Array, rank: int, rng: np.random.Generator) -> Float64Array:
@@ -234,34 +249,44 @@ def _updated(reduced: Float64Array, held: Float64Array, count: int, metric: Floa
                 break
             before = error
         inner = free.T @ free
-        for few in blocks(columns, COLUMN_ARRAYS * 8 * len(held)) if metric is None else [slice(None)]:
-            over, under = np.maximum(inner, 0) @ held[:, few], np.maximum(-inner, 0) @ held[:, few]
-            if metric is not None:
-                over, under = _by_sign(over, under, metric)
+        parts = None if metric is None else _by_sign(inner, held, metric)
+        for few in blocks(columns, COLUMN_ARRAYS * 8 * len(held)):
+            over, under = _by_part(inner, held[:, few]) if parts is None else (part[:, few] for part in parts)
             wanted = free.T @ weighed[:, few]
             under += np.maximum(wanted, 0)
             over += np.maximum(-wanted, 0)
             ratio = np.divide(under, over, out=np.zeros_like(over), where=over > np.finfo(np.float64).tiny)
             held[:, few] *= np.sqrt(ratio, out=ratio)
+        del parts, over, under, free, inner  # Those of the next update have their place.
     return held
 
 
-def _by_sign(over: Float64Array, under: Float64Array, metric: Float64Array) -> tuple[Float64Array, Float64Array]:
-    """Return over C⁺ + under C⁻ and under C⁺ + over C⁻ for the positive and negative parts of C = C⁺ - C⁻ (n, n)."""
-    result = np.empty((2, *over.shape))
-    for few in blocks(len(metric), 16 * len(metric)):
-        plus, minus = np.maximum(metric[:, few], 0), np.maximum(-metric[:, few], 0)
-        result[0, :, few], result[1, :, few] = over @ plus + under @ minus, under @ plus + over @ minus
+def _by_part(inner: Float64Array, held: Float64Array) -> tuple[Float64Array, Float64Array]:
+    """Return A⁺ H and A⁻ H for the positive and negative parts of A = A⁺ - A⁻ (r, r)."""
+    return np.maximum(inner, 0) @ held, np.maximum(-inner, 0) @ held
+
+
+def _by_sign(inner: Float64Array, held: Float64Array, metric: Float64Array) -> tuple[Float64Array, Float64Array]:
+    """Return A⁺ H C⁺ + A⁻ H C⁻ and A⁻ H C⁺ + A⁺ H C⁻, C = C⁺ - C⁻ (n, n) as A in `_by_part`."""
+    result = np.empty((2, *held.shape))
+    for rows in blocks(len(held), 2 * 8 * len(metric)):
+        over, under = _by_part(inner[rows], held)
+        for few in blocks(len(metric), COLUMN_ARRAYS * 8 * len(metric)):
+            plus, minus = np.maximum(metric[:, few], 0), np.maximum(-metric[:, few], 0)
+            result[0, rows, few] = over @ plus + under @ minus
+            result[1, rows, few] = under @ plus + over @ minus
     return result[0], result[1]
 
 
 def _solved(symmetric: Float64Array, wanted: FloatArray) -> Float64Array:
-    """Return S⁻¹ `wanted` for a positive semi-definite S, with a ridge that decides where S does not."""
+    """Return S⁻¹ `wanted`, which is used up, for positive semi-definite S, with a ridge where S does not decide."""
     import scipy.linalg  # Loading SciPy takes longer than inspecting a network.
 
     ridge = 1e-12 * float(symmetric.trace()) / len(symmetric) or 1.0
     ridged = symmetric + ridge * np.eye(len(symmetric))
-    result: Float64Array = scipy.linalg.cho_solve(scipy.linalg.cho_factor(ridged), wanted, check_finite=False)
+    result: Float64Array = scipy.linalg.cho_solve(
+        scipy.linalg.cho_factor(ridged), wanted, overwrite_b=True, check_finite=False
+    )
     return result
 
 
@@ -270,14 +295,21 @@ def _least_squares(
 ) -> Float64Array:
     """Return the F (p, r) for which F `held` (r, q) is closest to `matrix` (p, q) in the metric."""
     if metric is not None:
-        return _solved(metric.gram(group, held), product(matrix, metric.times(group, held).T).T).T
+        image = metric.times(group, held)
+        gram, wanted = image @ held.T, product(matrix, image.T).T
+        del image
+        return _solved((gram + gram.T) / 2, wanted).T
     import scipy.linalg  # Loading SciPy takes longer than inspecting a network.
 
     # By QR, so that a full rank is exact in float64 too; a ridge of rounding size for rows that depend on others.
     rank, columns = held.shape
     ridge = np.finfo(stored_dtype(matrix)).eps * float(np.linalg.norm(held)) or 1.0
-    q, r = np.linalg.qr(np.vstack([held.T, ridge * np.eye(rank)]))
-    result: Float64Array = scipy.linalg.solve_triangular(r, product(matrix, q[:columns]).T, check_finite=False).T
+    both = np.zeros((columns + rank, rank), order="F")  # In LAPACK's order, to be overwritten.
+    both[:columns], both[columns:] = held.T, ridge * np.eye(rank)
+    q, r = scipy.linalg.qr(both, mode="economic", overwrite_a=True, check_finite=False)
+    wanted = product(matrix, q[:columns]).T
+    del both, q
+    result: Float64Array = scipy.linalg.solve_triangular(r, wanted, overwrite_b=True, check_finite=False).T
     return result
 
 

@@ -24,6 +24,7 @@ SWEEP_GAIN = 1e-6
 GRADIENT_STEPS = 10
 COLUMN_SWEEPS = 3
 METRIC_STEPS = 30
+LEFT_ARRAYS = 2  # of the size of some rows of F, for several more than there are at a time
 ROW_ARRAYS = 8  # of the size of some rows of a weight, for what is made of some at a time
 SINGULAR = 1e-10  # Eigenvalues of a Gram matrix that count as zero, as a share of the largest.
 # A gradient is noise of 1e-16 of the target, 1e-32 when squared, which inverse Gram matrices enlarge by 1e10.
@@ -97,20 +98,28 @@ def masked_least_squares(x: Float64Array, kept: Float64Array, normal: Normal) ->
     inverse_left, inverse_right = generalised_inverse(normal.left), generalised_inverse(normal.right)
     x, target = x * kept, normal.target
     floor = CONVERGED * _inner(target, _two_sided(inverse_left, target, inverse_right))
-    gradient = kept * (target - normal.times(x))
+    gradient = normal.times(x)
+    np.subtract(target, gradient, out=gradient)
+    gradient *= kept
     direction, before = np.zeros_like(x), np.ones_like(floor)
     for _ in range(GRADIENT_STEPS):
-        step = kept * _two_sided(inverse_left, gradient, inverse_right)
+        step = _two_sided(inverse_left, gradient, inverse_right)
+        step *= kept
         slope = _inner(gradient, step)
         moving = slope > floor
         if not moving.any():
             break
-        direction = step + _quotient(slope, before, moving) * direction
+        direction *= _quotient(slope, before, moving)
+        direction += step
+        del step
         image = normal.times(direction)
         curvature = _inner(direction, image)
         length = _quotient(slope, curvature, moving & (curvature > 0))
-        x = x + length * direction
-        gradient = gradient - length * kept * image
+        x += length * direction
+        image *= kept
+        image *= length
+        gradient -= image
+        del image
         before = slope
     return x
 
@@ -181,11 +190,14 @@ def fit_left(
         gram[few] = np.tensordot(image.reshape(z.shape), factors.right, (1, 0)).reshape(len(z), -1) @ flat.T
         for some in blocks(len(rows), ROW_ARRAYS * 8 * rows.shape[1]):
             target[some, few] = rows[some].astype(np.float64) @ image.T
-    normal = Normal(np.ones((1, 1)), (gram + gram.T) / 2, target[:, np.newaxis])
-    left = factors.left[:, np.newaxis]
-    for _ in range(METRIC_STEPS):
-        left = step(left, kept[:, np.newaxis], normal)
-    return Factors(left[:, 0], factors.core, factors.right)
+    gram, left = (gram + gram.T) / 2, target  # Whose place it takes.
+    # Row by row of F the problems have nothing but their gram matrix in common: some at a time take less room.
+    for some in blocks(len(left), LEFT_ARRAYS * 8 * left.shape[1]):
+        normal, part = Normal(np.ones((1, 1)), gram, target[some, np.newaxis]), factors.left[some, np.newaxis]
+        for _ in range(METRIC_STEPS):
+            part = step(part, kept[some, np.newaxis], normal)
+        left[some] = part[:, 0]
+    return Factors(left, factors.core, factors.right)
 
 
 def generalised_inverse(gram: Float64Array) -> Float64Array:
@@ -220,13 +232,16 @@ def _fit_core(thin: Float64Array, factors: Factors, kept: Float64Array) -> tuple
 
 def _two_sided(left: Float64Array, x: Float64Array, right: Float64Array) -> Float64Array:
     # One large product on the right, where the many rows of F are single-row matrices.
-    result: Float64Array = left @ (x.reshape(-1, x.shape[2]) @ right).reshape(x.shape)
-    return result
+    result: Float64Array = (x.reshape(-1, x.shape[2]) @ right).reshape(x.shape)
+    if len(left) == 1:
+        result *= left
+        return result
+    return left @ result
 
 
 def _inner(x: Float64Array, y: Float64Array) -> Float64Array:
     """Return the inner product of each matrix of `x` with that of `y`, (count, 1, 1)."""
-    result: Float64Array = np.sum(x * y, axis=(1, 2), keepdims=True)
+    result: Float64Array = np.einsum("kij,kij->k", x, y)[:, np.newaxis, np.newaxis]
     return result
 
 
