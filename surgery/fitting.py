@@ -102,6 +102,7 @@ def _best(
         own_error = error_of(trial.fit.chain)
         if error is None or own_error is None or own_error < error:
             best, error = trial, own_error
+        del trial  # What is not the best need not be held.
     if best is None:
         best = Fitted(blind or method.factor(_in_float32(op, scale), rank, seed=seed), ridge=ridge)
     return replace(best, response_error=error)

@@ -274,6 +274,11 @@ def _in_order(op: Stage) -> Stage:
     return op if isinstance(op, Scale) else replace(op, weight=np.ascontiguousarray(op.weight))
 
 
+def stacked(parts: Sequence[FloatArray]) -> FloatArray:
+    """Return one array of the groups' (groups, ...): a view of the only one, as layers large enough to matter have."""
+    return parts[0][np.newaxis] if len(parts) == 1 else np.stack(parts)
+
+
 def placeholder(shape: tuple[int, ...], weight: FloatArray) -> FloatArray:
     """Return zeros of `shape`, in the precision factors of `weight` have, that take no memory."""
     return np.broadcast_to(np.zeros((), dtype=stored_dtype(weight)), shape)

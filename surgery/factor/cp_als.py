@@ -15,12 +15,10 @@ decomposition").
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial, reduce
-from operator import add
+from functools import partial
 
 import numpy as np
 
-from surgery.factor.cholesky import lent
 from surgery.factor.cp_power import power_terms
 from surgery.factor.cp_start import orthogonal_terms
 from surgery.factor.cp_tensor import (
@@ -34,8 +32,10 @@ from surgery.factor.cp_tensor import (
     thinned,
     unit,
 )
-from surgery.factor.solver import gram, leading_eigenvectors
+from surgery.factor.halves import Half, lent
+from surgery.factor.solver import gram_of, leading_eigenvectors, stored_dtype
 from surgery.ops import Float64Array, FloatArray
+from surgery.ops.array import blocks
 
 # Of sum lambda^2, relative to ||T||^2. On kernels of VGG-16, sweeps without a bound reach 70 to 450, and an error
 # lower by 0.002 at most.
@@ -53,7 +53,7 @@ MOST_POWER_TERMS = 16
 # Added to normal matrices of ones on the diagonal, so that they have a Cholesky factor when terms are alike.
 RIDGE = 1e-12
 ON_BOUND = 1e-9  # A squared norm that is above the bound by no more than this share is scaled down to it.
-ROWS = 128  # of normal matrices at a time, where several are multiplied
+PRODUCT_ARRAYS = 4  # of the size of some rows, for those that are weighed at a time
 NOTHING = 1e-14  # Of ||T||^2: below it a squared error is rounding.
 
 
@@ -98,7 +98,7 @@ def _core(slices: FloatArray, u_out: Float64Array, u_in: Float64Array) -> Float6
 
 def _moments(slices: FloatArray) -> tuple[Float64Array, Float64Array]:
     """Return the Gram matrices, lower triangles, of the kernel unfolded over outputs and over inputs."""
-    return reduce(add, map(gram, slices)), reduce(add, map(gram, slices.transpose(0, 2, 1)))
+    return gram_of(slices, np.float64), gram_of(slices.transpose(0, 2, 1), np.float64)
 
 
 def _refined(
@@ -108,7 +108,7 @@ def _refined(
 
     They are made here, so that no one else holds them while sweeps replace them. Where they leave nothing they stay.
     """
-    at = start()
+    at = _stored(start(), slices)
     left = squared_residual(slices, at.outputs, at.inputs, at.taps)
     if left <= NOTHING * squared_norm:
         return at, left
@@ -120,7 +120,7 @@ def _refined(
             gain = error - found_error
             before, at, error, step = at, found, found_error, min(STEP_GROWTH * step, LONGEST_STEP)
             ahead, is_ahead = _ahead(at, before, step), True
-            del before
+            del before, found
             if gain <= least_gain * error:
                 break
         elif not is_ahead:
@@ -131,28 +131,36 @@ def _refined(
     return at, error
 
 
+def _stored(terms: Components, slices: FloatArray) -> Components:
+    """Return terms in the precision that they end in: the next sweep only starts from them."""
+    dtype = stored_dtype(slices)
+    outputs, inputs = (part.astype(dtype, copy=False) for part in (terms.outputs, terms.inputs))
+    return Components(outputs, inputs, terms.taps)
+
+
 def _sweeps(size: int, rank: int) -> int:
     """Return how many sweeps a kernel of this many numbers is worth at this rank."""
     work = 2 * size * rank + 10 * rank**3  # Two products with the kernel, three eigenproblems.
     return min(max(FEWEST_SWEEPS, int(SWEEP_WORK / work)), MOST_SWEEPS)
 
 
-def _ahead(at: Components, before: Components, step: float) -> tuple[Float64Array, tuple[Float64Array, ...]]:
-    """Return outputs and taps for the next sweep, columns of length 1, further along the way of the last one."""
+def _ahead(at: Components, before: Components, step: float) -> tuple[list[Float64Array], tuple[Float64Array, ...]]:
+    """Return [outputs] and taps for the next sweep, columns of length 1, further along the way of the last one."""
     pairs = ((at.outputs, before.outputs), *zip(at.taps, before.taps, strict=True))
     outputs, *taps = (unit(now + step * (now - then)) for now, then in pairs)
-    return outputs, tuple(taps)
+    return [outputs], tuple(taps)
 
 
 def _swept(
-    slices: FloatArray, outputs: Float64Array, axes: Sequence[Float64Array], squared_norm: float
+    slices: FloatArray, start: list[Float64Array], axes: Sequence[Float64Array], squared_norm: float
 ) -> tuple[Components, float]:
     """Return inputs, outputs and taps, each in turn the best for the others within the bound, and the squared error.
 
     In each update the other factors have columns of length 1: then the squared norm of the factor is sum lambda^2.
+    `start` holds the outputs, and is emptied as soon as they are of no more use.
     """
     limit, taps, tap = NORM_BOUND * squared_norm, list(axes), spread(axes)
-    inputs = unit(_best(over_outputs(slices, outputs, tap), _normal(outputs, *taps), limit))
+    inputs = unit(_best(over_outputs(slices, start[0], tap), _normal(start.pop(), *taps), limit))
     thin = thinned(slices, inputs)
     outputs = unit(_best(_over_taps(thin, tap), _normal(inputs, *taps), limit))
     on_taps = np.array([np.einsum("or,or->r", part, outputs) for part in thin])
@@ -161,7 +169,7 @@ def _swept(
         best, squared = _best_tap(on_taps, inputs, outputs, taps, axis, limit)
         taps[axis] = unit(best)
     outputs *= np.linalg.norm(best, axis=0)
-    return Components(outputs, inputs, tuple(taps)), squared_norm + squared
+    return _stored(Components(outputs, inputs, tuple(taps)), slices), squared_norm + squared
 
 
 def _best_tap(
@@ -179,53 +187,48 @@ def _best_tap(
     products = over_other_axes(on_taps, taps, axis)
     normal = _normal(inputs, outputs, *taps[:axis], *taps[axis + 1 :])
     best = _best(products, normal, limit)
-    return best, float(np.vdot(best @ normal, best) - 2 * np.vdot(products, best))
+    return best, float(np.vdot(normal.times(best.T).T, best) - 2 * np.vdot(products, best))
 
 
 def _over_taps(thin: Iterable[Float64Array], tap: Float64Array) -> Float64Array:
     """Return (O, R): products (O, R) of each tap multiplied by `tap` (K, R), term by term."""
-    result: Float64Array = reduce(add, (part * weights for part, weights in zip(thin, tap, strict=True)))
+    result: Float64Array | None = None
+    for part, weights in zip(thin, tap, strict=True):
+        result = np.zeros_like(part) if result is None else result
+        for few in blocks(len(part), 8 * PRODUCT_ARRAYS * part.shape[1]):
+            result[few] += part[few] * weights
+    assert result is not None  # There is at least one tap.
     return result
 
 
-def _normal(*factors: Float64Array) -> Float64Array:
+def _normal(first: Float64Array, *others: Float64Array) -> Half:
     """Return the (R, R) inner products of the terms that these factors (n, R) make together."""
-    result: Float64Array = factors[0].T @ factors[0]
-    for factor in factors[1:]:
-        for start in range(0, len(result), ROWS):
-            rows = slice(start, start + ROWS)
-            result[rows] *= factor[:, rows].T @ factor
+    result = Half.zeros(first.shape[1])
+    result.add_squares(first)
+    for factor in others:
+        for rows, block in result.parts():
+            block *= factor[:, rows].T @ factor[:, : rows.stop]
     return result
 
 
-def _best(products: Float64Array, normal: Float64Array, limit: float) -> Float64Array:
+def _best(products: Float64Array, normal: Half, limit: float) -> Float64Array:
     """Return the X (n, R) of squared norm at most `limit` with the least tr(X N Xᵀ) - 2 tr(X Pᵀ).
 
     It is P (N + mu)^-1, where the norm falls as mu rises. Newton's method for its inverse, which is nearly linear in
     mu, comes from below and needs no eigenvectors (Moré and Sorensen, 1983, "Computing a trust region step").
     N is lent to its Cholesky factors.
     """
-    import scipy.linalg  # Loading SciPy takes longer than inspecting a network.
-
     mu = RIDGE
     while True:
         try:
             with lent(normal, mu) as root:
-                best = scipy.linalg.cho_solve(root, products.T, check_finite=False)
+                best = root.solve(products.T)
                 excess = float(np.linalg.norm(best)) ** 2 / limit
                 if excess <= 1 + ON_BOUND:
                     break
-                mu += excess * limit / _square(root, best) * (np.sqrt(excess) - 1)
+                mu += excess * limit / float(np.linalg.norm(root.forward(best))) ** 2 * (np.sqrt(excess) - 1)
                 del best
-        except scipy.linalg.LinAlgError:  # More terms alike than the ridge can part.
+        except np.linalg.LinAlgError:  # More terms alike than the ridge can part.
             mu *= 10
-    result: Float64Array = best.T
+    result = np.asarray(best.T, np.float64)
     return result if excess <= 1 else result / np.sqrt(excess)
-
-
-def _square(root: tuple[Float64Array, bool], columns: Float64Array) -> float:
-    """Return tr(Yᵀ (N + mu)^-1 Y) for columns Y (R, n), which are used up, and the factor of N + mu."""
-    import scipy.linalg  # Loading SciPy takes longer than inspecting a network.
-
-    half = scipy.linalg.solve_triangular(root[0], columns, lower=root[1], overwrite_b=True, check_finite=False)
-    return float(np.linalg.norm(half)) ** 2

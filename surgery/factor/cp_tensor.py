@@ -25,20 +25,20 @@ class Components:
         taps: one (k, R) for each spatial axis, columns as those of `inputs`.
     """
 
-    outputs: Float64Array
-    inputs: Float64Array
+    outputs: FloatArray
+    inputs: FloatArray
     taps: tuple[Float64Array, ...]
 
     @property
     def norms(self) -> Float64Array:
         """The norm of each term, (R,)."""
-        norms: Float64Array = np.linalg.norm(self.outputs, axis=0)
+        norms: Float64Array = np.sqrt(np.einsum("or,or->r", self.outputs, self.outputs, dtype=np.float64))
         return norms
 
     def balanced(self) -> tuple[Float64Array, ...]:
         """Return outputs, inputs and taps with each term's norm shared equally by all of them."""
         share = self.norms ** (1 / (2 + len(self.taps)))
-        return tuple(factor * share for factor in (unit(self.outputs), self.inputs, *self.taps))
+        return unit(self.outputs) * share, *(factor * share for factor in (self.inputs, *self.taps))
 
 
 def slices_of(weight: FloatArray) -> FloatArray:
@@ -49,9 +49,9 @@ def slices_of(weight: FloatArray) -> FloatArray:
     return weight.reshape(*weight.shape[:2], -1).transpose(2, 0, 1)
 
 
-def unit(columns: Float64Array) -> Float64Array:
+def unit(columns: FloatArray) -> Float64Array:
     """Return columns of length 1; those that are zero stay so."""
-    norms = np.linalg.norm(columns, axis=0)
+    norms = np.sqrt(np.einsum("nr,nr->r", columns, columns, dtype=np.float64))
     scaled: Float64Array = columns / np.where(norms > 0, norms, 1.0)
     return scaled
 
@@ -72,7 +72,7 @@ def over_outputs(slices: FloatArray, outputs: Float64Array, tap: Float64Array) -
     return result
 
 
-def over_inputs(slices: FloatArray, inputs: Float64Array) -> Float64Array:
+def over_inputs(slices: FloatArray, inputs: FloatArray) -> Float64Array:
     """Return (K, O, R): the kernel multiplied by `inputs` (I, R), which is all that the other factors need of it."""
     result = np.empty((*slices.shape[:2], inputs.shape[1]))
     for matrix, products in zip(slices, result, strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -42,6 +42,20 @@ class Features:
             before = [Conv2d(dense(before))]
         return cls(tuple(before), patch, last.kernel)
 
+    def first(self, channels: int) -> Features:
+        """Return those of the first channels alone: of all where there are no more, or they are made in groups."""
+        before = list(self.before)
+        for j in reversed(range(len(before))):
+            stage = before[j]
+            weight = stage.weight[:channels]
+            if stage.groups == 1:
+                before[j] = replace(stage, weight=weight)
+                return replace(self, before=tuple(before))
+            if not stage.groups == stage.in_channels == stage.out_channels:
+                break
+            before[j] = replace(stage, weight=weight, groups=len(weight))
+        return self
+
     def __len__(self) -> int:
         return self.before[-1].out_channels * self.places[0] * self.places[1]
 
@@ -61,9 +75,8 @@ class Features:
         for (s, t), few, image in problem.images():
             yield slice(step * few.start + s * self.places[1] + t, step * few.stop, step), image
 
-    def gram(self) -> Half:
-        """Return F Fᵀ."""
-        result = Half.zeros(len(self))
+    def add_gram(self, half: Half, share: float) -> None:
+        """Add `share` times F Fᵀ."""
         step = self.places[0] * self.places[1]
         for few in blocks(self.before[-1].out_channels, 8 * GRAM_ARRAYS * self.inputs):
             kernel = rows_of(self.before, few)
@@ -71,5 +84,4 @@ class Features:
                 placed = np.zeros((len(kernel), *self.patch))
                 placed[:, :, s : s + kernel.shape[2], t : t + kernel.shape[3]] = kernel
                 rows = slice(step * few.start + i, step * few.stop, step)
-                result.add(rows, self.seen(placed.reshape(len(kernel), -1)))
-        return result
+                half.add(rows, share * self.seen(placed.reshape(len(kernel), -1)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ import numpy.typing as npt
 from surgery.factor.cholesky import FLOOR, Solver, by_eigenvectors
 from surgery.ops.array import Float64Array, FloatArray
 
+Near = Callable[[FloatArray], FloatArray]
+
 ROWS = 128  # of a block
 
 
@@ -18,20 +21,13 @@ ROWS = 128  # of a block
 class Half:
     """Symmetric (n, n) by blocks (rows, end of rows): row and column up to the last row; its own square is whole."""
 
-    blocks: Sequence[FloatArray]
+    blocks: list[FloatArray]
 
     @classmethod
-    def zeros(cls, size: int) -> Half:
+    def zeros(cls, size: int, dtype: npt.DTypeLike = np.float64) -> Half:
         """Return zeros (size, size)."""
         ends = [*range(ROWS, size, ROWS), size]
-        return cls([np.zeros((end - start, end)) for start, end in zip([0, *ends], ends, strict=False)])
-
-    @classmethod
-    def of(cls, matrix: Float64Array) -> Half:
-        """Return that of a symmetric array."""
-        result = cls.zeros(len(matrix))
-        result.add(slice(None), matrix)
-        return result
+        return cls([np.zeros((end - start, end), dtype) for start, end in zip([0, *ends], ends, strict=False)])
 
     def __len__(self) -> int:
         return int(self.blocks[-1].shape[1])
@@ -55,8 +51,8 @@ class Half:
             block += rows[:, own].T @ rows[:, : own.stop]
 
     def plus(self, other: Half, share: float) -> Half:
-        """Return this matrix + `share` times the other."""
-        result = [share * block for block in other.blocks]
+        """Return this matrix + `share` times the other, in float64."""
+        result = [np.multiply(share, block, dtype=np.float64) for block in other.blocks]
         for block, own in zip(result, self.blocks, strict=True):
             block += own
         return Half(result)
@@ -68,6 +64,10 @@ class Half:
             result[own] += block @ columns[: own.stop]
             result[: own.start] += block[:, : own.start].T @ columns[own]
         return result
+
+    def trace(self) -> float:
+        """Return the sum of the diagonal."""
+        return sum(float(block[:, own].trace()) for own, block in self.parts())
 
     def whole(self) -> Float64Array:
         """Return the matrix as an array."""
@@ -82,77 +82,95 @@ class Half:
 class Root:
     """The Cholesky factor L of a symmetric matrix L Lᵀ, in the blocks of its half."""
 
-    blocks: Sequence[FloatArray]
+    blocks: list[FloatArray]
 
-    def solve(self, columns: FloatArray) -> Float64Array:
-        """Return the inverse of the matrix @ columns (n, m)."""
-        result = columns.astype(np.float64)
+    def solve(self, columns: FloatArray) -> FloatArray:
+        """Return the inverse of the matrix @ columns (n, m), in the precision that L is held in."""
+        result = self.forward(columns)
+        parts = list(Half(self.blocks).parts())
+        for i, (own, block) in reversed(list(enumerate(parts))):
+            for below, left in parts[i + 1 :]:
+                result[own] -= left[:, own].T @ result[below]
+            result[own] = _lower(block[:, own], result[own], turned=True)
+        return result
+
+    def forward(self, columns: FloatArray) -> FloatArray:
+        """Return the inverse of L @ columns (n, m), as `solve` does."""
+        result = columns.astype(self.blocks[0].dtype)
         for own, block in Half(self.blocks).parts():
             result[own] -= block[:, : own.start] @ result[: own.start]
             result[own] = _lower(block[:, own], result[own])
-        for own, block in reversed(list(Half(self.blocks).parts())):
-            result[own] = _lower(block[:, own], result[own], turned=True)
-            result[: own.start] -= block[:, : own.start].T @ result[own]
-        return result
-
-    def times(self, rows: Float64Array) -> Float64Array:
-        """Return rows (m, n) @ the matrix."""
-        turned, result = np.empty(rows.shape), np.zeros(rows.shape)
-        for own, block in Half(self.blocks).parts():  # rows @ L: columns `own` of L stand in this block and below it.
-            turned[:, own] = 0.0
-            turned[:, : own.stop] += rows[:, own] @ block
-        for own, block in Half(self.blocks).parts():
-            result[:, own] = turned[:, : own.stop] @ block.T
-        return result
-
-    def whole(self) -> Float64Array:
-        """Return the matrix as an array."""
-        size = self.blocks[-1].shape[1]
-        result, parts = np.empty((size, size)), list(Half(self.blocks).parts())
-        for i, (own, block) in enumerate(parts):
-            for other, left in parts[: i + 1]:
-                result[own, other] = block[:, : other.stop] @ left.T
-                result[other, own] = result[own, other].T
         return result
 
 
-def root(half: Half, floor: float = 0.0) -> Root:
-    """Return the Cholesky factor, eigenvalues raised by `floor` of their mean. The half is used up: its place is L's.
+def root(half: Half, ridge: float = 0.0) -> Root:
+    """Return the Cholesky factor of the matrix + `ridge` · 1. The half is used up: its place is L's.
 
     Raises numpy.linalg.LinAlgError where there is none; then the half is what it was, up to rounding.
     """
-    raised = floor * (sum(float(block[:, own].trace()) for own, block in half.parts()) / len(half) or 1.0)
     done: list[tuple[slice, FloatArray]] = []
     for own, block in half.parts():
         for before, left in done:
             block[:, before] -= block[:, : before.start] @ left[:, : before.start].T
             block[:, before] = _lower(left[:, before], block[:, before].T).T
         square = block[:, own] - block[:, : own.start] @ block[:, : own.start].T
-        square.flat[:: len(square) + 1] += raised
+        square.flat[:: len(square) + 1] += ridge
         try:
             factor = np.linalg.cholesky(square)
         except np.linalg.LinAlgError:
             _put_back(block[:, : own.start], done)
-            for i in reversed(range(len(done))):
-                rows, left = done[i]
-                left[:, rows] = left @ left.T
-                _put_back(left[:, : rows.start], done[:i])
+            _restore(done, ridge)
             raise
         block[:, own] = factor
         done.append((own, block))
     return Root(half.blocks)
 
 
-def half_inverse(half: Half, held: npt.DTypeLike = np.float64) -> Solver:
-    """Return what solves with the matrix as `cholesky.inverse` does, with its root in the precision `held`.
+@contextmanager
+def lent(half: Half, ridge: float) -> Iterator[Root]:
+    """Lend a half's place to the Cholesky factor of it + `ridge` · 1; afterwards it is back, up to rounding.
 
-    It is used up.
+    Raises numpy.linalg.LinAlgError as `root` does.
     """
+    found = root(half, ridge)
     try:
-        found = root(half, FLOOR)
+        yield found
+    finally:
+        _restore(list(half.parts()), ridge)
+
+
+def half_inverse(half: Half) -> Solver:
+    """Return what solves with the matrix as `cholesky.inverse` does. It is used up."""
+    try:
+        found = _raised(half)
     except np.linalg.LinAlgError:  # Rounding left an eigenvalue below zero.
         return by_eigenvectors(half.whole())
-    return Root([block.astype(held, copy=False) for block in found.blocks]).solve
+    return lambda columns: np.asarray(found.solve(columns), np.float64)
+
+
+def near_inverse(half: Half) -> Near:
+    """Return what solves with a matrix near it, in float32: to lead a search, in half of the room. It is used up."""
+    try:
+        found = _raised(half)
+    except np.linalg.LinAlgError:
+        return by_eigenvectors(half.whole())
+    for i, block in enumerate(found.blocks):  # One by one, so that each gives its place back.
+        found.blocks[i] = block.astype(np.float32)
+    return found.solve
+
+
+def _raised(half: Half) -> Root:
+    return root(half, FLOOR * (half.trace() / len(half) or 1.0))
+
+
+def _restore(done: list[tuple[slice, FloatArray]], ridge: float) -> None:
+    """Make the blocks of L those of the matrix again, from the last on."""
+    for i in reversed(range(len(done))):
+        own, block = done[i]
+        square = block @ block.T
+        square.flat[:: len(square) + 1] -= ridge
+        block[:, own] = square
+        _put_back(block[:, : own.start], done[:i])
 
 
 def _put_back(rows: FloatArray, done: list[tuple[slice, FloatArray]]) -> None:
@@ -161,7 +179,7 @@ def _put_back(rows: FloatArray, done: list[tuple[slice, FloatArray]]) -> None:
         rows[:, before] = rows[:, : before.stop] @ left.T
 
 
-def _lower(square: FloatArray, columns: FloatArray, *, turned: bool = False) -> Float64Array:
+def _lower(square: FloatArray, columns: FloatArray, *, turned: bool = False) -> FloatArray:
     import scipy.linalg  # Loading SciPy takes longer than inspecting a network.
 
     return np.asarray(scipy.linalg.solve_triangular(square, columns, lower=True, trans=int(turned), check_finite=False))

@@ -1,4 +1,4 @@
-"""Stages of a chain as plain convolutions in float64, group by group of the layer, and back as they are stored."""
+"""Stages of a chain as plain convolutions, group by group of the layer: products of them are made in float64."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import numpy as np
 
 from surgery.factor.solver import stored_dtype
 from surgery.ops import Chain, Conv2d, Float64Array, FloatArray, Linear, Scale, Stage, collapse
-from surgery.ops.array import blocks
+from surgery.ops.array import BLOCK_BYTES, blocks, product
 
 IMAGES = 8  # at a time, for the products that are summed up to what a kernel of each channel makes of them
+COPIED = BLOCK_BYTES // 128  # Numbers in a weight up to which it is converted whole: no faster in tiles.
 PATCH_ARRAYS = 4  # of the size of some patches, or of what a stage makes of them, for what is made of them at a time
 
 
 def kernels_of(chain: Chain, groups: int, group: int) -> list[Conv2d]:
-    """Return one group's share of each stage as a plain convolution in float64: what matters to the weight alone.
+    """Return one group's share of each stage as a plain convolution, not copied: what matters to the weight alone.
 
     Raises ValueError for a stage that works in fewer groups than the layer.
     """
@@ -74,8 +75,15 @@ def through(rows: Float64Array, stage: Conv2d) -> Float64Array:
         if is_depthwise:
             part += rows[:, :, s, t, None, None] * weight[:, 0]
         else:
-            part += (rows[:, :, s, t] @ weight.reshape(len(weight), -1)).reshape(part.shape)
+            part += _times(rows[:, :, s, t], weight.reshape(len(weight), -1)).reshape(part.shape)
     return result
+
+
+def _times(rows: Float64Array, weight: FloatArray) -> Float64Array:
+    """Return rows @ weight, in float64, without a float64 copy of all of a large weight."""
+    if weight.dtype == np.float64 or weight.size <= COPIED:
+        return rows @ weight.astype(np.float64, copy=False)
+    return np.asarray(product(rows, weight), np.float64)
 
 
 def ran(images: Float64Array, stage: Conv2d) -> Float64Array:
@@ -85,7 +93,7 @@ def ran(images: Float64Array, stage: Conv2d) -> Float64Array:
     """
     (p, q), (h, w) = stage.kernel, images.shape[2:]
     if stage.groups == 1 and (p, q) == (1, 1):
-        rows = images.transpose(0, 2, 3, 1).reshape(-1, images.shape[1]) @ stage.weight[:, :, 0, 0].T
+        rows = _times(images.transpose(0, 2, 3, 1).reshape(-1, images.shape[1]), stage.weight[:, :, 0, 0].T)
         return rows.reshape(len(images), h, w, -1).transpose(0, 3, 1, 2)
     result = np.zeros((len(images), stage.out_channels, h - p + 1, w - q + 1))
     if stage.groups == stage.in_channels == stage.out_channels:
@@ -96,7 +104,7 @@ def ran(images: Float64Array, stage: Conv2d) -> Float64Array:
         return result
     flat = (stage.weight if stage.groups == 1 else dense([stage])).reshape(stage.out_channels, -1).T
     for s, t in np.ndindex(result.shape[2:]):
-        result[:, :, s, t] = images[:, :, s : s + p, t : t + q].reshape(len(images), -1) @ flat
+        result[:, :, s, t] = _times(images[:, :, s : s + p, t : t + q].reshape(len(images), -1), flat)
     return result
 
 
@@ -139,7 +147,7 @@ def _kernel(stage: Stage, groups: int, group: int) -> Conv2d:
         weight, own = stage.weight, stage.groups
     if own % groups:
         raise ValueError(f"refit: a stage in {own} groups of a layer in {groups}; expected a multiple")
-    return Conv2d(np.split(weight, groups)[group].astype(np.float64), groups=own // groups)
+    return Conv2d(np.split(weight, groups)[group], groups=own // groups)
 
 
 def _meeting(outputs: int, inputs: int, groups: int) -> Iterator[tuple[slice, slice]]:

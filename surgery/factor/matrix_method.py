@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import ClassVar
 
@@ -18,6 +18,7 @@ from surgery.factor.base import (
     joint_spectrum,
     placeholder,
     rank_holding,
+    stacked,
 )
 from surgery.factor.metric import Metric
 from surgery.factor.refit import relative_error
@@ -95,7 +96,7 @@ class MatrixMethod(ABC):
         svds = [truncated_svd(self.unfold(op, g), rank[0]) for g in range(groups)]
         norm = np.linalg.norm([svd.norm for svd in svds])
         error = float(np.linalg.norm([svd.residual for svd in svds]) / norm) if norm else 0.0
-        chain = self.fold(op, _stacked([svd.left for svd in svds]), _stacked([svd.right for svd in svds]))
+        chain = self.fold(op, stacked([svd.left for svd in svds]), stacked([svd.right for svd in svds]))
         return Fit(contiguous(chain), tuple(rank), error, svds[0].solver)
 
     def in_metric(self, op: Op, rank: Rank, metric: Metric) -> Fit:
@@ -108,7 +109,7 @@ class MatrixMethod(ABC):
         parts = iter(times)  # Each is let go with its group's covariance.
         pairs = [leading_responses(self.unfold(op, g), parts, rank[0]) for g in range(self.shape(op)[0])]
         lefts, rights = zip(*pairs, strict=True)
-        return contiguous(self.fold(op, _stacked(lefts), _stacked(rights)))
+        return contiguous(self.fold(op, stacked(lefts), stacked(rights)))
 
     def _checked(self, op: Op, rank: Rank) -> tuple[int, int, int]:
         groups, m, n = self.shape(op)
@@ -137,8 +138,10 @@ def leading_responses(matrix: FloatArray, times: Iterator[Times], rank: int) -> 
     del wide
     share = np.sqrt(np.linalg.norm(right, axis=1))
     share[share == 0] = 1.0
+    right /= share[:, None]
+    right = right.astype(dtype, copy=False)
     left = (_triangular(matrix)[1] @ u if is_tall else u) * share
-    return left.astype(dtype), (right / share[:, None]).astype(dtype, copy=False)
+    return left.astype(dtype), right
 
 
 def _triangular(matrix: FloatArray) -> tuple[Float64Array, Float64Array]:
@@ -160,8 +163,3 @@ def _covariance(wide: FloatArray, times: Times) -> Float64Array:
             covariance[rows, columns] = responses @ wide[columns].T.astype(np.float64, copy=False)
         del responses  # The next ones have their place.
     return covariance
-
-
-def _stacked(parts: Sequence[FloatArray]) -> FloatArray:
-    # Layers large enough for a copy to matter have one group.
-    return parts[0][np.newaxis] if len(parts) == 1 else np.stack(parts)

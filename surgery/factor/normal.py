@@ -9,11 +9,13 @@ second moments C' = B C Bᵀ, which may be larger than the layer, are held: rows
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from surgery.factor.halves import Half
 from surgery.factor.kernels import patch_of, ran, rows_of, through
@@ -21,10 +23,12 @@ from surgery.factor.metric import DenseMetric, Metric
 from surgery.ops import Conv2d, Float64Array, FloatArray
 
 ROWS = 64  # Of products with C at a time: enough for BLAS, and
-SHARE = 12  # no more than this part of a layer's outputs, but
-FEWEST = 16
+SHARE = 8  # no more than this part of a layer, or
+SMALL = 2**16  # numbers, but
+FEWEST = 8
 
 Offset = tuple[int, int]
+Real = TypeVar("Real", bound=np.floating)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -87,7 +91,7 @@ class Problem:
         Rows of n, or of C', or of `widest` numbers where those are more.
         """
         widest = max(self.metric.size, self.size, widest)
-        step = count or max(FEWEST, min(ROWS, self.wanted.size // widest // SHARE))
+        step = count or max(FEWEST, min(ROWS, max(self.wanted.size // SHARE, SMALL) // widest))
         return (slice(start, min(start + step, length)) for start in range(0, length, step))
 
     def target(self, few: slice) -> FloatArray:
@@ -183,37 +187,40 @@ class Normal:
     suffix: Sequence[Conv2d]
     shape: tuple[int, int, int, int]
 
-    def missing(self, numbers: Float64Array) -> Float64Array:
-        """Return the right side less the left one for a stage of those numbers."""
-        return self._gathered(
-            (few, tail, self.problem.missing(few, made)) for few, tail, made in self._products(numbers)
-        )
+    def missing(self, numbers: FloatArray, dtype: type[Real]) -> npt.NDArray[Real]:
+        """Return the right side less the left one for a stage of those numbers, held in that precision."""
+        return self._gathered(numbers, self.problem.missing, np.zeros(self.shape, dtype))
 
-    def times(self, numbers: Float64Array) -> Float64Array:
+    def times(self, numbers: FloatArray) -> Float64Array:
         """Return the left side."""
-        return self._gathered((few, tail, self.problem.times(made)) for few, tail, made in self._products(numbers))
+        return self._gathered(numbers, lambda _, made: self.problem.times(made), np.zeros(self.shape))
 
-    def square(self, numbers: Float64Array) -> float:
+    def square(self, numbers: FloatArray) -> float:
         """Return tr(V C' Vᵀ) for V = S T."""
-        return sum(self.problem.square(made) for _, _, made in self._products(numbers))
+        return sum(self.problem.square(self._made(numbers, few, tail)) for few, tail in self._tails())
 
-    def outputs(self) -> Float64Array | None:
+    def outputs(self) -> Half | None:
         """Return SᵀS summed over S's offsets, None for 1."""
         if not self.suffix:
             return None
-        result = np.zeros((self.shape[0], self.shape[0]))
+        result = Half.zeros(self.shape[0])
         for _, tail in self._tails():
             assert tail is not None  # There is a suffix.
-            flat = tail.swapaxes(1, 3).reshape(-1, tail.shape[1])
-            for rows in self.problem.blocks(len(result), ROWS):
-                result[rows] += flat[:, rows].T @ flat
-            del tail, flat
+            for s, t in np.ndindex(*tail.shape[2:]):
+                result.add_squares(tail[:, :, s, t])
+            del tail
         return result
 
-    def _gathered(self, parts: Iterator[tuple[slice, Float64Array | None, Float64Array]]) -> Float64Array:
-        """Return Sᵀ R summed over the offsets, for some rows R (m, channels, *kernel) of S's outputs at a time."""
-        result, (p, q) = np.zeros(self.shape), self.shape[2:]
-        for few, tail, rows in parts:
+    def _gathered(
+        self, numbers: FloatArray, image: Callable[[slice, Float64Array], Float64Array], result: npt.NDArray[Real]
+    ) -> npt.NDArray[Real]:
+        """Add Sᵀ R summed over the offsets to zeros `result`, R the image of what S makes of a stage.
+
+        Of R there are some rows (m, channels, *kernel) at a time.
+        """
+        p, q = self.shape[2:]
+        for few, tail in self._tails():
+            rows = image(few, self._made(numbers, few, tail))
             if tail is None:
                 result[few] = rows
                 continue
@@ -221,18 +228,22 @@ class Normal:
                 seen, own = rows[:, :, s : s + p, t : t + q], tail[:, :, s, t]
                 if self.shape[1] == 1 < rows.shape[1]:
                     result[:, 0] += np.einsum("oa,oapq->apq", own, seen)
-                else:
-                    result += (own.T @ seen.reshape(len(rows), -1)).reshape(self.shape)
+                    continue
+                seen = seen.reshape(len(rows), -1)
+                for some in self.problem.blocks(len(result), ROWS):  # In float64 all may be as large as the layer.
+                    result[some] += (own[:, some].T @ seen).reshape(-1, *self.shape[1:])
+            del tail, rows, seen, own  # The next ones have their place.
         return result
 
-    def _products(self, numbers: Float64Array) -> Iterator[tuple[slice, Float64Array | None, Float64Array]]:
-        """Yield some rows of S, with which they are, and what they make of the stage; S is None for 1."""
+    def _made(self, numbers: FloatArray, few: slice, tail: Float64Array | None) -> Float64Array:
+        """Return what some rows of S, None for 1, make of the stage."""
+        if tail is None:
+            return numbers[few].astype(np.float64, copy=False)
         groups = len(numbers) if self.shape[1] == 1 < self.problem.channels else 1
-        stage = Conv2d(numbers, groups=groups)
-        for few, tail in self._tails():
-            yield few, tail, numbers[few] if tail is None else through(tail, stage)
+        return through(tail, Conv2d(numbers, groups=groups))
 
     def _tails(self) -> Iterator[tuple[slice, Float64Array | None]]:
+        """Yield some outputs, and their rows of S."""
         widest = self.shape[0] * prod(patch_of(self.suffix)[1:]) if self.suffix else 0
         for few in self.problem.blocks(len(self.problem), widest=widest):
             yield few, rows_of(self.suffix, few) if self.suffix else None

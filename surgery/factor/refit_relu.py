@@ -29,6 +29,7 @@ SHARE = 1.0
 SWEEPS = 25
 BLIND_SWEEPS = 2
 LEAST_GAIN = 1e-3  # Of the squared error on samples held out: a sweep that gains less is not taken, and is the last.
+KEPT = 0.8  # Of the layer's numbers: features of samples that are no more are not made anew in each sweep.
 BLOCK_ARRAYS = 16  # of the size of some samples' responses, for some more of them than there are at a time
 
 
@@ -48,26 +49,27 @@ def refit_behind_relu(chain: Chain, statistics: Statistics, ridge: float) -> Cha
     return Chain((*chain.ops[:-1], last))
 
 
-def _refitted(chain: Chain, group: int, statistics: Statistics, ridge: float) -> tuple[Float64Array, Float64Array]:
-    """Return one group's last weight (outputs, features) and bias (outputs,)."""
+def _refitted(chain: Chain, group: int, statistics: Statistics, ridge: float) -> tuple[FloatArray, Float64Array]:
+    """Return one group's last weight (outputs, features), float32 as the samples are, and bias (outputs,)."""
     moments, groups = statistics.moments, len(statistics.moments.mean_x)
     features = Features.of(chain, groups, group)
-    start = np.split(chain.last.weight, groups)[group].reshape(-1, len(features)).astype(np.float64)
+    start = np.split(chain.last.weight, groups)[group].reshape(-1, len(features)).astype(np.float32, copy=False)
     size = len(start)
     outputs = slice(group * size, (group + 1) * size)
     wanted, unseen = (partial(some.wanted, outputs=outputs) for some in (statistics.samples, statistics.held_out))
     about = features.seen(moments.mean_x[group : group + 1])[0]
     mean, covariance = _moments(features, statistics.samples.x[:, group], about)
     # The moments are those of the samples, about their own mean: with others a sweep may lead away from its aim.
-    solve = half_inverse(covariance.plus(features.gram(), ridge * moments.mean_eigenvalue))
+    features.add_gram(covariance, ridge * moments.mean_eigenvalue)
+    solve = half_inverse(covariance)
     del covariance
-    both = (_Seen(features, some.x[:, group], mean) for some in (statistics.samples, statistics.held_out))
-    seen, held = (some.kept_within(size * features.inputs) for some in both)
+    both = (_Seen(features, some.x[:, group], mean, size) for some in (statistics.samples, statistics.held_out))
+    seen, held = (some.kept_within(int(KEPT * size * features.inputs)) for some in both)
     weight, centre = start, np.split(moments.mean_y, groups)[group] + start @ (mean - about)
     best, least = (weight, centre), _missed(held, weight, centre, unseen)
     for _ in range(SWEEPS if len(statistics.held_out) else BLIND_SWEEPS):
         missing, centre = _missing(seen, weight, centre, start, wanted)
-        weight = start + solve(missing).T
+        weight = start + solve(missing).T.astype(np.float32)
         error = _missed(held, weight, centre, unseen)
         if error > (1 - LEAST_GAIN) * least:
             break
@@ -81,12 +83,14 @@ class _Seen:
     """Features less their mean, float32, of some samples at a time: those of all may be larger than the layer.
 
     Attributes:
+        outputs: of which there are as many as samples at a time, too.
         kept: what `blocks` yields, where it is held.
     """
 
     features: Features
     x: FloatArray
     mean: Float64Array
+    outputs: int
     kept: Sequence[tuple[slice, FloatArray]] = ()
 
     def kept_within(self, numbers: int) -> _Seen:
@@ -99,7 +103,7 @@ class _Seen:
         if self.kept:
             yield from self.kept
             return
-        for few in blocks(len(self.x), 16 * max(len(self.features), self.x.shape[1])):
+        for few in blocks(len(self.x), 16 * max(len(self.features), self.x.shape[1], self.outputs)):
             part = self.features.seen(self.x[few])
             part -= self.mean
             yield few, part.astype(np.float32)
@@ -121,28 +125,27 @@ def _moments(features: Features, x: FloatArray, about: Float64Array) -> tuple[Fl
 
 
 def _missing(
-    seen: _Seen, weight: Float64Array, centre: Float64Array, start: Float64Array, wanted: Wanted
+    seen: _Seen, weight: FloatArray, centre: Float64Array, start: FloatArray, wanted: Wanted
 ) -> tuple[Float64Array, Float64Array]:
     """Return the mean over samples of f (z - mean z - A f)ᵀ, A the `start`, and the mean of z."""
     total, products = np.zeros(len(centre)), np.zeros(start.T.shape)
-    first = start.T.astype(np.float32)
     for few, part in seen.blocks():
         z = relaxed(_made(part, weight, centre), np.maximum(wanted(few), 0), SHARE)
         total += z.sum(axis=0, dtype=np.float64)
         z -= centre  # Near the mean, whose place it takes: the features' own mean is 0.
-        z -= part @ first
+        z -= part @ start.T
         products += part.T @ z
     return products / len(seen.x), total / len(seen.x)
 
 
-def _made(features: FloatArray, weight: Float64Array, bias: Float64Array) -> FloatArray:
+def _made(features: FloatArray, weight: FloatArray, bias: Float64Array) -> FloatArray:
     """Return (N, outputs), float32."""
-    result: FloatArray = features @ weight.T.astype(np.float32)
+    result: FloatArray = features @ weight.T
     result += bias.astype(np.float32)
     return result
 
 
-def _missed(seen: _Seen, weight: Float64Array, bias: Float64Array, wanted: Wanted) -> float:
+def _missed(seen: _Seen, weight: FloatArray, bias: Float64Array, wanted: Wanted) -> float:
     """Return the squared error behind the ReLU, `wanted` in front of it."""
     total = 0.0
     for few, part in seen.blocks():

@@ -14,7 +14,7 @@ from typing import ClassVar, Protocol, TypeGuard
 import numpy as np
 
 from surgery.errors import PlanError
-from surgery.factor.base import Fit, Method, Rank, contiguous, option
+from surgery.factor.base import Fit, Method, Rank, contiguous, option, stacked
 from surgery.factor.metric import Metric
 from surgery.factor.refit import relative_error
 from surgery.factor.response_relu import relu_aware
@@ -73,7 +73,8 @@ class Response(SvdChannel):
         lefts, rights, biases = zip(
             *(relu_aware(op, group, metric.groups, rank[0], statistics) for group in range(metric.groups)), strict=True
         )
-        chain = contiguous(self.fold(op, np.stack(lefts), np.stack(rights)))
+        chain = contiguous(self.fold(op, stacked(lefts), stacked(rights)))
+        del lefts, rights
         bias = np.concatenate(biases).astype(stored_dtype(op.weight))
         chain = Chain((chain.first, replace(chain.last, bias=bias)))
         found = Fit(chain, tuple(rank), relative_error(chain, op), "responses, alternating")

@@ -124,7 +124,8 @@ def _chain(conv: Conv2d, vertical: FloatArray, horizontal: FloatArray, last: Flo
 def _unit_last(chain: Chain) -> tuple[Conv2d, FloatArray]:
     """Return the first convolution and the last weight (out, r, 1, 1), all of a channel's norm in the former.
 
-    With orthonormal columns in the latter an error of the former costs what it does to the outputs.
+    With orthonormal columns in the latter an error of the former costs what it does to the outputs. The former lies in
+    the order that `SvdSpatial.unfold` wants: no copy of it is made there.
     """
     first, last = chain.ops
     assert isinstance(first, Conv2d)  # The chain of svd-channel.
@@ -133,7 +134,9 @@ def _unit_last(chain: Chain) -> tuple[Conv2d, FloatArray]:
     norms = np.linalg.norm(per_group, axis=1)
     norms[norms == 0] = 1.0
     columns = (per_group / norms[:, None]).reshape(last.weight.shape)
-    return replace(first, weight=first.weight * norms.reshape(-1, 1, 1, 1)), columns
+    thin = np.ascontiguousarray(first.weight.transpose(0, 3, 1, 2))
+    thin *= norms.reshape(-1, 1, 1, 1)
+    return replace(first, weight=thin.transpose(0, 2, 3, 1)), columns
 
 
 def _widened(weight: FloatArray, axis: int, idle: int, groups: int) -> FloatArray:

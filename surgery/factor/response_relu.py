@@ -11,10 +11,11 @@ from functools import partial
 
 import numpy as np
 
-from surgery.factor.cholesky import inverse
+from surgery.factor.cholesky import lending
 from surgery.factor.matrix_method import leading_responses
 from surgery.factor.refit_relu import BLOCK_ARRAYS, relaxed
 from surgery.factor.responses import projected
+from surgery.factor.solver import stored_dtype
 from surgery.factor.statistics import Statistics, Wanted
 from surgery.ops import Float64Array, FloatArray, Op
 from surgery.ops.array import blocks, product
@@ -26,7 +27,7 @@ RIDGE = 1e-3  # By this share of v's mean variance the regression of z is drawn 
 def relu_aware(
     op: Op, group: int, groups: int, rank: int, statistics: Statistics
 ) -> tuple[FloatArray, FloatArray, Float64Array]:
-    """Return left (out / groups, r), right (r, n) and bias (out / groups,) of one group, fitted to the samples.
+    """Return left (out / groups, r), right (r, n) and bias (out / groups,) of one group, stored, fitted to the samples.
 
     `op` is the best linear fit to the data: v is what it makes of them.
     """
@@ -35,7 +36,8 @@ def relu_aware(
     weight = op.weight[outputs].reshape(size, -1)
     made = projected(statistics.samples.x[:, group], weight, np.float32)
     left, right, bias = _alternated(made, partial(statistics.samples.wanted, outputs=outputs), rank)
-    return left, product(right, weight, left.dtype), bias
+    dtype = stored_dtype(op.weight)
+    return left.astype(dtype), product(right, weight, dtype), bias
 
 
 def _alternated(v: FloatArray, wanted: Wanted, rank: int) -> tuple[FloatArray, FloatArray, Float64Array]:
@@ -52,14 +54,17 @@ def _alternated(v: FloatArray, wanted: Wanted, rank: int) -> tuple[FloatArray, F
         covariance += some.T @ some
     covariance /= len(v)
     spread = float(covariance.trace()) / len(covariance) or 1.0
-    solve = inverse(covariance + RIDGE * spread * np.eye(len(covariance)))
+    solve = lending(covariance, RIDGE * spread)
 
     def regressed(z: Iterator[tuple[slice, FloatArray]]) -> tuple[FloatArray, FloatArray, Float64Array]:
         total, products = np.zeros(len(mean)), np.zeros((len(mean), len(mean)))
         for few, some in z:
             total += some.sum(axis=0)
             products += v[few].T @ (some - v[few])  # The mean of z adds nothing: that of v is 0.
-        whole = np.eye(len(mean)) + solve(products / len(v)).T
+        products /= len(v)
+        whole = solve(products).T.astype(v.dtype)
+        del products  # As large as the layer, where that has no more inputs than outputs.
+        whole.flat[:: len(whole) + 1] += 1
         return *leading_responses(whole, iter([lambda rows: rows @ covariance]), rank), total / len(v)
 
     left, right, centre = regressed((few, wanted(few).astype(np.float64)) for few in parts)

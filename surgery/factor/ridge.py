@@ -5,21 +5,25 @@ the last stage of a chain, fitted to its features f = F x (F the stages before i
 
     A = (Cyx Fᵀ + r W Fᵀ) (F Cxx Fᵀ + r F Fᵀ)⁻¹,
 
-and measured on samples that no fit has seen.
+and measured on samples that no fit has seen. Where the features are so many that their moments would take more than the
+layer, those of the first channels stand for all.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
 from surgery.factor.features import Features
 from surgery.factor.halves import Half, half_inverse
 from surgery.factor.statistics import Statistics
-from surgery.ops import Chain, Float64Array, Op
-from surgery.ops.array import blocks, product
+from surgery.ops import Chain, Float64Array, FloatArray, Op
+from surgery.ops.array import BLOCK_BYTES, blocks, product
 
 RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 OUTPUT_ARRAYS = 16  # of the size of some outputs' last weights, for what is made of some at a time
+MOMENTS = 2.0  # sizes of the layer at most, for all that is held of features together: in float32 what only measures
 DEFAULT_RIDGE = 1e-2  # Where no samples are held out to choose by.
 
 
@@ -41,14 +45,15 @@ def _errors(chain: Chain, op: Op, statistics: Statistics, group: int) -> list[fl
     size = op.out_channels // groups
     outputs = slice(group * size, (group + 1) * size)
     weight = op.weight[outputs].reshape(size, -1)
-    features = Features.of(chain, groups, group)
-    cross, covariance = features.seen(moments.yx[outputs]), Half.zeros(len(features))
+    features = _few(Features.of(chain, groups, group), weight)
+    cross, covariance = features.seen(moments.yx[outputs]).astype(np.float32), Half.zeros(len(features))
     for rows, image in features.images(moments.metric(0), group):
         covariance.add(rows, features.seen(image))
         if statistics.is_symmetric:
             cross[:, rows] = product(weight, image.T)
     del image
-    norms, drawn = features.gram(), features.seen(weight)
+    norms, drawn = Half.zeros(len(features), np.float32), features.seen(weight).astype(np.float32)
+    features.add_gram(norms, 1.0)
     cross *= moments.factor[outputs, np.newaxis]
     drawn *= moments.factor[outputs, np.newaxis]
     held_squares, held_cross, rest = _held_out(features, statistics, group, outputs)
@@ -57,11 +62,18 @@ def _errors(chain: Chain, op: Op, statistics: Statistics, group: int) -> list[fl
         added, error = ridge * moments.mean_eigenvalue, rest
         solve = half_inverse(covariance.plus(norms, added))
         for few in blocks(size, OUTPUT_ARRAYS * 8 * len(features)):
-            last = solve((cross[few] + added * drawn[few]).T)
+            last = solve((np.multiply(added, drawn[few], dtype=np.float64) + cross[few]).T)
             error += float(np.vdot(held_squares.times(last), last) - 2 * np.vdot(held_cross[:, few], last))
         errors.append(error)
         del solve
     return errors
+
+
+def _few(features: Features, weight: FloatArray) -> Features:
+    """Return as many of the features as there is room for, for four halves of a matrix and three of `cross`."""
+    outputs, room = len(weight), max(MOMENTS * weight.size, BLOCK_BYTES // 8)
+    most = (math.sqrt(outputs**2 + 8 / 3 * room) - outputs) / 2  # 3/2 (f² + f outputs) = room
+    return features.first(max(1, int(most) // (features.places[0] * features.places[1])))
 
 
 def _held_out(
@@ -70,8 +82,8 @@ def _held_out(
     """Return sums over held-out samples: fᵀf, fᵀy and |y|², all about the moments' means."""
     moments, held = statistics.moments, statistics.held_out
     centre = features.seen(moments.mean_x[group : group + 1])
-    squares = Half.zeros(len(features))
-    cross, rest = np.zeros((len(features), outputs.stop - outputs.start)), 0.0
+    squares = Half.zeros(len(features), np.float32)
+    cross, rest = np.zeros((len(features), outputs.stop - outputs.start), np.float32), 0.0
     for few in blocks(len(held), OUTPUT_ARRAYS * 8 * max(len(features), features.inputs)):
         seen = features.seen(held.x[few, group])
         seen -= centre

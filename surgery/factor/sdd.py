@@ -8,7 +8,17 @@ from typing import ClassVar
 import numpy as np
 
 from surgery.errors import PlanError
-from surgery.factor.base import Fit, Rank, check_rank, check_size, joint_spectrum, option, placeholder, rank_holding
+from surgery.factor.base import (
+    Fit,
+    Rank,
+    check_rank,
+    check_size,
+    joint_spectrum,
+    option,
+    placeholder,
+    rank_holding,
+    stacked,
+)
 from surgery.factor.metric import DenseMetric, Metric
 from surgery.factor.sdd_terms import MetricSpace, Schedule, Terms, no_terms, refitted, row_blocks, solved
 from surgery.factor.solver import singular_values, stored_dtype
@@ -94,8 +104,8 @@ class Sdd:
             terms = Terms(*(part.astype(dtype, copy=False) for part in (terms.x, terms.d, terms.y)))
             missed += _squared_error(matrix, terms)
             found.append(replace(terms, x=terms.x * terms.d) if self.form == "folded" else terms)
-        left, scale = _stacked([terms.x for terms in found]), np.concatenate([terms.d for terms in found])
-        chain = self._chain(op, left, scale, _stacked([terms.y.T for terms in found]))
+        left, scale = stacked([terms.x for terms in found]), np.concatenate([terms.d for terms in found])
+        chain = self._chain(op, left, scale, stacked([terms.y.T for terms in found]))
         error = float(np.sqrt(missed)) / norm if norm else 0.0
         bound = frozenset({0, len(chain.ops) - 1})
         return Fit(chain, tuple(rank), error, self.start if metric is None else f"{self.start}, metric", bound)
@@ -103,15 +113,17 @@ class Sdd:
     def _terms(
         self, matrix: FloatArray, rank: int, metric: Metric | None, group: int, rng: np.random.Generator
     ) -> Terms:
-        schedule, nothing = SCHEDULES[self.start], no_terms(len(matrix), matrix.shape[1], rank)
+        schedule, size = SCHEDULES[self.start], (len(matrix), matrix.shape[1], rank)
         if metric is None:
-            return refitted(matrix, solved(matrix, nothing, schedule, rng))
+            return refitted(matrix, solved(matrix, no_terms(*size), schedule, rng))
         space = MetricSpace(metric, group)
         if not isinstance(metric, DenseMetric):
             # The entries of a column depend on all of C, which is too large to be held: only D follows the data.
-            return refitted(matrix, solved(matrix, nothing, schedule, rng), space)
-        start = solved(matrix, nothing, replace(schedule, sweeps=1), rng)
-        return refitted(matrix, solved(matrix, start, schedule, rng, space), space)
+            return refitted(matrix, solved(matrix, no_terms(*size), schedule, rng), space)
+        blind = replace(schedule, sweeps=1)
+        return refitted(
+            matrix, solved(matrix, solved(matrix, no_terms(*size), blind, rng), schedule, rng, space), space
+        )
 
     def _chain(self, op: Op, left: FloatArray, scale: FloatArray, right: FloatArray) -> Chain:
         """Return the layers of X (groups, m, r), folded X D, then of D (groups · r,) and Yᵀ (groups, r, n)."""
@@ -156,8 +168,3 @@ def _squared_error(matrix: FloatArray, terms: Terms) -> float:
         missed = matrix[rows].astype(np.float64) - product(terms.x[rows].astype(np.float64) * terms.d, terms.y.T)
         total += float(np.einsum("ij,ij->", missed, missed))
     return total
-
-
-def _stacked(parts: list[FloatArray]) -> FloatArray:
-    # Layers large enough for a copy to matter have one group.
-    return parts[0][np.newaxis] if len(parts) == 1 else np.stack(parts)

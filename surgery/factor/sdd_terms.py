@@ -137,6 +137,7 @@ def solved(
     space = space or Space()
     residual: Float64Array = matrix.astype(np.float64)
     terms = Terms(given.x.copy(), given.d.copy(), given.y.copy("K"))
+    del given  # Where no one else holds them, they need not be held.
     width = max(1, min(schedule.width, min(residual.shape) // WIDE))
     columns = [slice(start, start + width) for start in range(0, len(terms.d), width)]
     for block in columns:

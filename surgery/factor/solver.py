@@ -17,6 +17,7 @@ the squared singular values cut off.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -116,22 +117,27 @@ def gram(matrix: FloatArray) -> Float64Array:
     Raises:
         PlanError: the matrix holds NaN or infinity, or numbers whose squares overflow.
     """
-    return gram_in(np.float64, matrix)
+    return gram_of([matrix], np.float64)
 
 
-def gram_in(dtype: type[Real], matrix: FloatArray) -> npt.NDArray[Real]:
-    """Return what `gram` does, accumulated in float64 or float32."""
+def gram_of(matrices: Iterable[FloatArray], dtype: type[Real]) -> npt.NDArray[Real]:
+    """Return the sum of what `gram` returns of some matrices of as many rows, accumulated in float64 or float32."""
     from scipy.linalg.blas import dsyrk, ssyrk
 
-    (rows, columns), update = matrix.shape, ssyrk if dtype == np.float32 else dsyrk
-    result: npt.NDArray[Real] = np.zeros((rows, rows), dtype, order="F")  # The order in which BLAS can add in place.
-    for j in blocks(columns, max(8 * rows, 2 * BLOCK_BYTES // columns)):  # No more than half of it at a time.
-        block = matrix[:, j].astype(dtype, copy=False)
-        if block.flags.c_contiguous:
-            result = update(1.0, block.T, beta=1.0, c=result, trans=1, lower=1, overwrite_c=1)
-        else:
-            result = update(1.0, block, beta=1.0, c=result, trans=0, lower=1, overwrite_c=1)
-        del block  # The next one has its place.
+    result, update = None, ssyrk if dtype == np.float32 else dsyrk
+    for matrix in matrices:
+        rows, columns = matrix.shape
+        if result is None:
+            result = np.zeros((rows, rows), dtype, order="F")  # The order in which BLAS can add in place.
+        for j in blocks(columns, max(8 * rows, 2 * BLOCK_BYTES // columns)):  # No more than half of it at a time.
+            block = matrix[:, j].astype(dtype, copy=False)
+            if block.flags.c_contiguous:
+                result = update(1.0, block.T, beta=1.0, c=result, trans=1, lower=1, overwrite_c=1)
+            else:
+                result = update(1.0, block, beta=1.0, c=result, trans=0, lower=1, overwrite_c=1)
+            del block  # The next one has its place.
+        del matrix
+    assert result is not None  # There is at least one.
     finite(result.diagonal())
     return result
 
@@ -191,7 +197,9 @@ def _is_large(matrix: FloatArray) -> bool:
 def _truncate_exactly(matrix: FloatArray, rank: int) -> TruncatedSvd:
     u, s, vh = _leading_triples(matrix, rank)
     dtype, root = stored_dtype(matrix), np.sqrt(s[:rank])
-    left, right = (u * root).astype(dtype), (vh * root[:, np.newaxis]).astype(dtype)
+    u *= root
+    vh *= root[:, np.newaxis]
+    left, right = u.astype(dtype), vh.astype(dtype)
     del u, vh
     squared_residual = squared_norm = 0.0
     for few in blocks(len(matrix), 4 * 8 * matrix.shape[1]):
@@ -267,6 +275,7 @@ def _projected(matrix: FloatArray, squares: Float64Array, u: FloatArray, solver:
             missing = u @ right[:, j]
             missing -= matrix[:, j]
             squared_residual += float(np.einsum("ij,ij->", missing, missing))
+            del missing  # The next one has its place.
     norms = float(np.sqrt(squared_residual)), float(np.sqrt(squared_norm))
     return TruncatedSvd(left, right, np.sqrt(squares), *norms, solver=solver)
 

@@ -7,48 +7,50 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from surgery.factor.cholesky import Solver, inverse
-from surgery.factor.conjugate import solved_by_steps
-from surgery.factor.halves import Half, half_inverse
+from surgery.factor.cholesky import inverse
+from surgery.factor.conjugate import Map, solved_by_steps
+from surgery.factor.halves import Half, Near, half_inverse, near_inverse
 from surgery.factor.kernels import dense, grouped
 from surgery.factor.nearby import Nearby
-from surgery.factor.normal import FEWEST, Normal, Problem
+from surgery.factor.normal import Normal, Problem
 from surgery.ops import Conv2d, Float64Array, FloatArray
 from surgery.ops.array import BLOCK_BYTES, blocks, product
 
 # Of the weight's numbers: half of a matrix with no more than that is held and solved with; larger ones never are. So
 # are those of a block.
-HELD = 1.0
-SEARCHED = 16  # rows at a time: conjugate gradients hold several arrays of them
+HELD = 1 / 3
+SEARCHED = 16  # rows at a time: conjugate gradients hold several arrays of them, and in float64 they are few
 COLUMN_ARRAYS = 8  # of the size of some columns or rows of a stage, for what is made of some at a time
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class Search:
-    """Where conjugate gradients for one stage of a problem stand.
+    """Where conjugate gradients for one stage of a problem stand: changed by each step, as two would not find room.
 
     Attributes:
         inputs: solves with the mean of C' over the stage's offsets.
         last: the last step's direction, the gradient there and that one's square in the norm of the preconditioner.
-            The two only steer: they are held in float32.
+            The two only steer: they are made in float32.
     """
 
-    inputs: Solver
+    inputs: Near
     last: tuple[FloatArray, FloatArray, float] | None = None
 
     @classmethod
     def of(cls, problem: Problem, window: tuple[int, int]) -> Search:
         """Return a search for a stage of that kernel, at its start."""
-        return cls(half_inverse(problem.moments(window), np.float32))
+        return cls(near_inverse(problem.moments(window)))
 
-    def direction(self, missing: Float64Array, scaled: Float64Array) -> Float64Array:
-        """Return where to go next, `scaled` being the preconditioned gradient, whose place it may take."""
-        if self.last is None:
+    def direction(self, missing: FloatArray, scaled: FloatArray) -> FloatArray:
+        """Return where to go next, `scaled` being the preconditioned gradient, whose place it takes; `last` is gone."""
+        last, self.last = self.last, None
+        if last is None:
             return scaled
-        direction, before, size = self.last
+        direction, before, size = last
         share = max(0.0, (_dot(missing, scaled) - _dot(before, scaled)) / size)
         if _dot(scaled, missing) + share * _dot(direction, missing) > 0:
-            scaled += share * direction
+            for few in range(len(scaled)):  # All at once would be another stage.
+                scaled[few] += share * direction[few]
         return scaled
 
 
@@ -111,7 +113,7 @@ def _solved_before_pointwise(stage: Conv2d, suffix: Float64Array, problem: Probl
         for few in blocks(len(missing), 8 * COLUMN_ARRAYS * missing.shape[1])
     )
     missing += rows
-    return replace(stage, weight=missing.reshape(stage.weight.shape)), gain
+    return _of(stage, missing), gain
 
 
 def _solved_by_output(stage: Conv2d, suffix: Float64Array | None, problem: Problem) -> tuple[Conv2d, float]:
@@ -119,25 +121,35 @@ def _solved_by_output(stage: Conv2d, suffix: Float64Array | None, problem: Probl
 
     With S = Y D Qᵀ, Y and Q orthonormal, the rows of D Qᵀ T are those of a regression of Yᵀ W on B, each by itself.
     """
-    forth = back = None
+    # Before the rows are there in float64: what is held to make it is as large.
+    solve = None if _is_held(problem.size, problem) else Nearby.of(problem).inverse()
+    rows, gain, back = stage.weight.reshape(len(stage.weight), -1).astype(np.float64), 0.0, None
+    turned = rows
     if suffix is not None:
         y, values, q = np.linalg.svd(suffix, full_matrices=False)
-        problem, forth, back = replace(problem, mixed=y), values[:, None] * q, q.T * _inverted(values)
-    steps = _held_steps if _is_held(problem.size, problem) else _searched_steps
-    rows, new, gain = _numbers(stage).reshape(len(stage.weight), -1), None, 0.0
-    for few, step, gained in steps(lambda few: rows[few] if forth is None else forth[few] @ rows, problem):
-        new, gain = rows.copy() if new is None else new, gain + gained
-        if back is None:
-            new[few] += step
-            continue
-        for some in problem.blocks(len(rows)):
-            new[some] += back[some, few] @ step
-    assert new is not None  # There is at least one row.
-    return replace(stage, weight=new.reshape(stage.weight.shape)), gain
+        problem, back = replace(problem, mixed=y), q.T * _inverted(values)
+        turned = _turned(rows, values[:, None] * q)
+        del suffix, q  # No smaller than the layer, where it has one tap.
+    steps = _searched_steps(turned, problem, solve) if solve else _held_steps(turned, problem)
+    for few, step, gained in steps:
+        turned[few] += step
+        gain += gained
+    if back is not None:
+        _turned(rows, back)
+    return _of(stage, rows), gain
 
 
-def _numbers(stage: Conv2d) -> Float64Array:
-    return stage.weight.astype(np.float64, copy=False)  # As `kernels_of` makes it.
+def _turned(rows: Float64Array, matrix: Float64Array) -> Float64Array:
+    """Return matrix (k, m) @ the first m of rows, k of them, in their own place."""
+    k, m = matrix.shape
+    for few in blocks(rows.shape[1], 8 * COLUMN_ARRAYS * max(k, m)):
+        rows[:k, few] = matrix @ rows[:m, few]
+    return rows[:k]
+
+
+def _of(stage: Conv2d, numbers: FloatArray) -> Conv2d:
+    """Return the stage with other numbers, in the precision that it has."""
+    return replace(stage, weight=numbers.reshape(stage.weight.shape).astype(stage.weight.dtype, copy=False))
 
 
 def _inverted(values: Float64Array) -> Float64Array:
@@ -147,24 +159,24 @@ def _inverted(values: Float64Array) -> Float64Array:
 
 
 def _is_held(size: int, problem: Problem) -> bool:
-    return size * size // 2 <= max(HELD * problem.wanted.size, BLOCK_BYTES // 8)
+    return size * size // 2 <= max(HELD * problem.wanted.size, BLOCK_BYTES // 32)
 
 
 Steps = Iterator[tuple[slice, Float64Array, float]]
 
 
-def _held_steps(rows: Callable[[slice], Float64Array], problem: Problem) -> Steps:
-    """Yield some of the rows (m, channels · taps), the step from them to the best ones and its gain, by half of C'."""
+def _held_steps(rows: Float64Array, problem: Problem) -> Steps:
+    """Yield some of rows (outputs, channels · taps), the step to the best ones and its gain, by half of C'."""
     moments, taps = Half.zeros(problem.size), problem.kernel[0] * problem.kernel[1]
     missing = np.empty((len(problem), problem.size))
-    for (s, t), few, image in problem.images():
+    for (s, t), few, image in problem.images(SEARCHED):
         own = slice(s * problem.kernel[1] + t + taps * few.start, taps * few.stop, taps)
         moments.add(own, problem.seen(image).reshape(len(image), -1))
-        for some in problem.blocks(len(problem), FEWEST):  # In float64 they are as large as all of the image.
+        for some in problem.blocks(len(problem), SEARCHED):  # In float64 they are as large as all of the image.
             missing[some, own] = problem.target(some) @ image.T
     del image
     for some in problem.blocks(len(problem)):
-        missing[some] -= moments.times(rows(some).T).T
+        missing[some] -= moments.times(rows[some].T).T
     gains, solve = [], half_inverse(moments)
     for some in problem.blocks(len(problem)):
         step = solve(missing[some].T).T
@@ -175,11 +187,11 @@ def _held_steps(rows: Callable[[slice], Float64Array], problem: Problem) -> Step
         yield some, missing[some], gain
 
 
-def _searched_steps(rows: Callable[[slice], Float64Array], problem: Problem) -> Steps:
-    """Yield what `_held_steps` does, C' never made."""
-    solve, shape = Nearby.of(problem).inverse(), (-1, problem.channels, *problem.kernel)
+def _searched_steps(rows: Float64Array, problem: Problem, solve: Map) -> Steps:
+    """Yield what `_held_steps` does, C' never made: `solve` does what an inverse near its own does."""
+    shape = (-1, problem.channels, *problem.kernel)
     for few in problem.blocks(len(problem), SEARCHED):
-        missing = problem.missing(few, rows(few).reshape(shape))
+        missing = problem.missing(few, rows[few].reshape(shape))
         step, gain = solved_by_steps(problem.times, missing, solve)
         del missing
         yield few, step.reshape(len(step), -1), gain
@@ -188,46 +200,44 @@ def _searched_steps(rows: Callable[[slice], Float64Array], problem: Problem) -> 
 def _stepped(stage: Conv2d, suffix: Sequence[Conv2d], problem: Problem, search: Search) -> tuple[Conv2d, float, Search]:
     """Go a step of conjugate gradients on what is missing of T, preconditioned by the mean over offsets."""
     normal = Normal(problem, suffix, stage.weight.shape)
-    missing = normal.missing(_numbers(stage))
+    missing = normal.missing(stage.weight, np.float32)
     scaled = _preconditioner(normal, search.inputs)(missing)
-    size = float(np.vdot(missing, scaled))
+    size = _dot(missing, scaled)
     direction = search.direction(missing, scaled)
-    slope, gradient = float(np.vdot(direction, missing)), missing.astype(np.float32)
-    del missing, scaled  # As large as the stage, like each of the others.
-    curvature = normal.square(direction)
+    slope, curvature = _dot(direction, missing), normal.square(direction)
     if slope <= 0 or curvature <= 0:  # Only of rounding, where nothing is left to gain.
         return stage, 0.0, search
     share = slope / curvature
-    new = replace(search, last=(direction.astype(np.float32), gradient, size))
-    direction *= share
-    direction += stage.weight
-    return replace(stage, weight=direction), slope * share, new
+    search.last = direction, missing, size
+    return _of(stage, stage.weight + np.asarray(share, stage.weight.dtype) * direction), slope * share, search
 
 
 def _solved_within(
-    stage: Conv2d, suffix: Sequence[Conv2d], problem: Problem, inputs: Solver, *, keep_zeros: bool
+    stage: Conv2d, suffix: Sequence[Conv2d], problem: Problem, inputs: Near, *, keep_zeros: bool
 ) -> tuple[Conv2d, float]:
     """Solve for a stage with numbers that stay zero: those between its groups, and its own where they are kept."""
     theta = dense([stage])
     allowed = (theta if keep_zeros else dense([replace(stage, weight=np.ones_like(stage.weight))])) != 0
     normal = Normal(problem, suffix, theta.shape)
     near = _preconditioner(normal, inputs)
-    missing = normal.missing(theta) * allowed
+    missing = normal.missing(theta, np.float64) * allowed
     step, gain = solved_by_steps(
         _of_one(lambda numbers: normal.times(numbers) * allowed),
         missing[None],
         _of_one(lambda rest: near(rest) * allowed),
     )
-    return replace(stage, weight=grouped(theta + step[0], stage.groups)), gain
+    return _of(stage, grouped(theta + step[0], stage.groups)), gain
 
 
-def _preconditioner(normal: Normal, inputs: Solver) -> Callable[[Float64Array], Float64Array]:
+def _preconditioner(normal: Normal, inputs: Near) -> Callable[[FloatArray], FloatArray]:
     """Return what solves with SᵀS, summed over its offsets, and C' as `inputs` does."""
     outputs = normal.outputs()
-    solve = None if outputs is None else inverse(outputs)
+    solve = None if outputs is None else near_inverse(outputs)
+    del outputs
 
-    def precondition(numbers: Float64Array) -> Float64Array:
-        rows, result = numbers.reshape(len(numbers), -1), np.empty((len(numbers), numbers[0].size))
+    def precondition(numbers: FloatArray) -> FloatArray:
+        rows = numbers.reshape(len(numbers), -1)
+        result = np.empty_like(rows)
         for few in normal.problem.blocks(len(rows)):
             result[few] = inputs(rows[few].T).T
         if solve is not None:
@@ -241,16 +251,16 @@ def _preconditioner(normal: Normal, inputs: Solver) -> Callable[[Float64Array], 
 def _solved_by_channel(stage: Conv2d, suffix: Sequence[Conv2d], problem: Problem) -> tuple[Conv2d, float]:
     """Solve for a stage with one kernel per channel: its normal matrix is SᵀS and C' number by number."""
     normal = Normal(problem, suffix, stage.weight.shape)
-    missing = normal.missing(_numbers(stage))
+    missing = normal.missing(stage.weight, np.float64)
     if _is_held(stage.weight.size, problem):
         solve = half_inverse(_by_channel(dense(suffix), problem, stage.kernel))
         step = solve(missing.reshape(-1, 1)).reshape(missing.shape)
         gain = float(np.vdot(step, missing))
     else:
-        solve_nearby = Nearby.of(problem).by_channel(dense(suffix), stage.kernel)
+        solve_nearby = Nearby.of(problem).by_channel(suffix, stage.kernel)
         found, gain = solved_by_steps(_of_one(normal.times), missing[None], _of_one(solve_nearby))
         step = found[0]
-    return replace(stage, weight=stage.weight + step), gain
+    return _of(stage, stage.weight + step), gain
 
 
 def _of_one(change: Callable[[Float64Array], Float64Array]) -> Callable[[Float64Array], Float64Array]:

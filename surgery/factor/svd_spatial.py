@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from surgery.factor.base import Fit, Rank, as_conv2d
+from surgery.factor.base import Fit, Rank, as_conv2d, placeholder
 from surgery.factor.halves import Half
 from surgery.factor.matrix_method import MatrixMethod, Times
 from surgery.factor.metric import Metric
@@ -49,7 +49,7 @@ class SvdSpatial(MatrixMethod):
         return conv.groups, conv.out_channels // conv.groups * kw, conv.in_channels // conv.groups * kh
 
     def unfold(self, op: Op, group: int) -> FloatArray:
-        """Return a copy with rows (output, column of the kernel) and columns (input, row of the kernel)."""
+        """Return rows (output, column of the kernel) and columns (input, row of the kernel): a copy, as weights lie."""
         groups, m, n = self.shape(op)
         outputs = op.weight.shape[0] // groups
         return op.weight[group * outputs : (group + 1) * outputs].transpose(0, 3, 1, 2).reshape(m, n)
@@ -81,9 +81,11 @@ class SvdSpatial(MatrixMethod):
 
 def _over_columns(conv: Conv2d, metric: Metric) -> Iterator[Times]:
     """Yield for each group what multiplies rows (m, in / groups · kh) by the mean second moment of columns."""
-    for group, weight in enumerate(np.split(conv.weight.reshape(len(conv.weight), -1), metric.groups)):
+    size = conv.weight[0].size
+    wanted = placeholder((len(conv.weight) // metric.groups, size), conv.weight)  # Of no meaning to the moments.
+    for group in range(metric.groups):
         # Not held here, too: they are let go as soon as they were used.
-        yield partial(_times, Problem(metric, group, conv.weight.shape[1:], weight).moments((conv.kernel[0], 1)))
+        yield partial(_times, Problem(metric, group, conv.weight.shape[1:], wanted).moments((conv.kernel[0], 1)))
 
 
 def _times(moments: Half, rows: FloatArray) -> Float64Array:

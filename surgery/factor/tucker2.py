@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import reduce
 from math import ceil
-from operator import add
 from typing import ClassVar
 
 import numpy as np
@@ -35,8 +33,7 @@ from surgery.factor.solver import (
     EXCESS,
     finite,
     float32_loss,
-    gram,
-    gram_in,
+    gram_of,
     leading_eigenvectors,
     singular_values,
     stored_dtype,
@@ -206,12 +203,11 @@ def _subspaces(weight: FloatArray, r_out: int, r_in: int, total: float) -> tuple
     flat, tall = weight.reshape(outputs, -1), weight.reshape(-1, inputs)
     wide_out, wide_in = min(outputs, ceil(WIDER * r_out)), min(inputs, ceil(WIDER * r_in))
     kept, precision = 0.0, weight.dtype.type
-    moments = gram_in(precision, tall.T)
+    moments = gram_of([tall.T], precision)
     for _ in range(MAX_SWEEPS + 1):
         squares, q_in = leading_eigenvectors(moments, wide_in)
         thin = (tall @ q_in).reshape(outputs, taps, wide_in)
-        over_taps = (gram_in(precision, tap) for tap in thin[:, :, :r_in].swapaxes(0, 1))
-        _, q_out = leading_eigenvectors(reduce(add, over_taps), wide_out)
+        _, q_out = leading_eigenvectors(gram_of(thin[:, :, :r_in].swapaxes(0, 1), precision), wide_out)
         for tap in range(taps):  # In its own place: as large as the weight, where the rank is.
             thin[:wide_out, tap] = q_out.T @ thin[:, tap]
         core = thin[:wide_out].astype(np.float64, copy=False)
@@ -224,7 +220,7 @@ def _subspaces(weight: FloatArray, r_out: int, r_in: int, total: float) -> tuple
             return u_out, u_in, False
         if kept - before <= _least_gain(tail, total, precision):
             break
-        moments = gram_in(precision, (u_out.T.astype(weight.dtype) @ flat).reshape(-1, inputs).T)
+        moments = gram_of([(u_out.T.astype(weight.dtype) @ flat).reshape(-1, inputs).T], precision)
     return u_out, u_in, True
 
 
@@ -243,8 +239,8 @@ def _swept(core: Float64Array, r_out: int, r_in: int, least: float) -> tuple[Flo
     for _ in range(MAX_SWEEPS):
         before = kept
         # Tap by tap: all of either product would be as large as the weight, where the rank is.
-        _, u_in = leading_eigenvectors(reduce(add, (gram((u_out.T @ tap).T) for tap in core.swapaxes(0, 1))), r_in)
-        squares, u_out = leading_eigenvectors(reduce(add, (gram(tap @ u_in) for tap in core.swapaxes(0, 1))), r_out)
+        _, u_in = leading_eigenvectors(gram_of(((u_out.T @ tap).T for tap in core.swapaxes(0, 1)), np.float64), r_in)
+        squares, u_out = leading_eigenvectors(gram_of((tap @ u_in for tap in core.swapaxes(0, 1)), np.float64), r_out)
         kept = float(squares.sum())
         if kept - before <= least:
             break
@@ -263,10 +259,15 @@ def _contract_inputs(weight: FloatArray, u_in: Float64Array) -> Float64Array:
 def _balanced(
     u_out: Float64Array, core: Float64Array, u_in: Float64Array
 ) -> tuple[Float64Array, Float64Array, Float64Array]:
-    """Return the same product with each channel's norm shared equally by the three factors (as CP shares it)."""
-    over_out, over_in = (np.cbrt(np.sqrt(np.sum(np.square(core), axis=axes))) for axes in ((1, 2), (0, 1)))
+    """Return the same product with each channel's norm shared equally by the three factors (as CP shares it).
+
+    The core is used up.
+    """
+    over_out, over_in = (np.cbrt(np.sqrt(np.einsum(f"oki,oki->{axis}", core, core))) for axis in "oi")
     over_out[over_out == 0], over_in[over_in == 0] = 1.0, 1.0
-    return u_out * over_out, core / over_out[:, None, None] / over_in, u_in * over_in
+    core /= over_out[:, None, None]
+    core /= over_in
+    return u_out * over_out, core, u_in * over_in
 
 
 def _squared_residual(weight: FloatArray, u_out: FloatArray, core: FloatArray, u_in: FloatArray) -> float:

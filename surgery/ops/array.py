@@ -31,9 +31,10 @@ def product(left: FloatArray, right: FloatArray, dtype: npt.DTypeLike = np.float
     (rows, inner), columns = left.shape, right.shape[1]
     result: FloatArray = np.empty((rows, columns), dtype=dtype)
     for i in blocks(rows, 8 * inner):
-        tile = left[i].astype(np.float64)
+        tile = np.require(left[i], np.float64, "A")
         for j in blocks(columns, max(8 * max(inner, tile.shape[0]), SHARE * BLOCK_BYTES // columns)):
             result[i, j] = tile @ right[:, j].astype(np.float64)
+        del tile  # The next one has its place.
     return result
 
 

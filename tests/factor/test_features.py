@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from surgery.factor.features import Features
+from surgery.factor.halves import Half
 from surgery.ops import Chain, Conv2d, Op, collapse
 from tests.factor.test_refit import CHAINS, metric_of, numbers
 
@@ -38,6 +39,20 @@ def test_features_images_and_gram_matrix_are_products_with_one_matrix(op: Op, ch
         for rows, image in features.images(metric, group):
             made[rows] = image
         np.testing.assert_allclose(made, metric.times(group, forward), rtol=0, atol=1e-12)
-        np.testing.assert_allclose(features.gram().whole(), forward @ forward.T, rtol=0, atol=1e-12)
+        unit = Half.zeros(len(forward))
+        unit.add(slice(None), np.eye(len(forward)))
+        features.add_gram(unit, 0.5)
+        np.testing.assert_allclose(unit.whole(), np.eye(len(forward)) + forward @ forward.T / 2, rtol=0, atol=1e-12)
         np.testing.assert_allclose(features.seen(patches), patches @ forward.T, rtol=0, atol=1e-12)
         assert len(features) == len(forward)
+
+
+@every_chain
+def test_those_of_the_first_channels_are_the_first_ones(op: Op, chain: Chain) -> None:
+    _, found, matrices = written_out(op, chain)
+    for features, forward in zip(found, matrices, strict=True):
+        few, places = features.first(2), features.places[0] * features.places[1]
+        assert len(few) <= len(features)
+        np.testing.assert_array_equal(few.seen(np.eye(few.inputs)).T, forward[: len(few)])
+        assert len(few) == 2 * places or len(few) == len(features)
+        np.testing.assert_array_equal(features.first(10**6).seen(np.eye(few.inputs)).T, forward)

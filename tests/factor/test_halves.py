@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from surgery.factor.halves import ROWS, Half, half_inverse, root
+from surgery.factor.halves import ROWS, Half, half_inverse, lent, root
 
 SIZES = [1, ROWS - 1, ROWS, 2 * ROWS + 3]
 EPS = float(np.finfo(np.float64).eps)
@@ -41,9 +41,21 @@ def test_its_root_multiplies_and_solves(size: int) -> None:
     matrix += np.eye(size)
     found = root(half.plus(identity(size), 1.0))
     atol = size * 4 * size * EPS * float(np.abs(matrix).max())
-    np.testing.assert_allclose(found.times(columns(size).T), columns(size).T @ matrix, rtol=0, atol=atol)
-    np.testing.assert_allclose(found.whole(), matrix, rtol=0, atol=atol)
     np.testing.assert_allclose(matrix @ found.solve(columns(size)), columns(size), rtol=0, atol=atol)
+    lower = np.linalg.cholesky(matrix)
+    np.testing.assert_allclose(lower @ found.forward(columns(size)), columns(size), rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_half_that_lent_its_place_to_a_root_is_back(size: int) -> None:
+    matrix, half = made(size)
+    scale = size * 4 * EPS * float(np.abs(matrix).max())
+    with lent(half, 2.0) as found:
+        solved = found.solve(columns(size))
+    scale += 2 * size * EPS
+    np.testing.assert_allclose((matrix + 2 * np.eye(size)) @ solved, columns(size), rtol=0, atol=size * scale)
+    np.testing.assert_allclose(half.whole(), matrix, rtol=0, atol=scale)
+    assert half.trace() == pytest.approx(np.trace(matrix), rel=1e-12)
 
 
 def test_without_a_root_the_half_is_back_and_solved_with_where_it_says_something() -> None:
