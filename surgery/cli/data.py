@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from surgery.cli.options import FILE, Command, stacked
 from surgery.errors import PlanError
@@ -139,6 +140,13 @@ def check_none(asked: dict[str, Any], why: str) -> None:
 def _check_one(asked: dict[str, Any]) -> None:
     if asked["calibrate"] and asked["statistics"]:
         raise PlanError("--calibrate and --statistics exclude each other; give one")
-    idle = [name for name in ("preprocess", "images", "symmetric", "scratch") if asked.get(name)]
+    idle = [name for name in ("preprocess", "images", "positions", "symmetric", "scratch") if _is_given(name)]
     if idle and not asked["calibrate"]:
         raise PlanError(f"--{idle[0]} says how the data of --calibrate is read; give that too, or leave it out")
+    if _is_given("refit") and not (asked["calibrate"] or asked["statistics"]):
+        raise PlanError("--refit and --no-refit say how cuts are fitted to data; give --calibrate too, or leave it out")
+
+
+def _is_given(name: str) -> bool:
+    """Whether the command line says it: some have a value even where it does not."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE

@@ -24,8 +24,8 @@ from surgery.ops import Conv2d, Float64Array, FloatArray
 
 ROWS = 64  # Of products with C at a time: enough for BLAS, and
 SHARE = 8  # no more than this part of a layer, or
-SMALL = 2**16  # numbers, but
-FEWEST = 8
+SMALL = 2**16  # numbers, but at least
+FEWEST = 8  # of them.
 
 Offset = tuple[int, int]
 Real = TypeVar("Real", bound=np.floating)

@@ -17,7 +17,7 @@ from surgery.ops import Conv2d, Float64Array, FloatArray
 from surgery.ops.array import BLOCK_BYTES, blocks, product
 
 # Of the weight's numbers: half of a matrix with no more than that is held and solved with; larger ones never are. So
-# are those of a block.
+# are those of a quarter of a block.
 HELD = 1 / 3
 SEARCHED = 16  # rows at a time: conjugate gradients hold several arrays of them, and in float64 they are few
 COLUMN_ARRAYS = 8  # of the size of some columns or rows of a stage, for what is made of some at a time

@@ -93,6 +93,24 @@ def test_options_that_exclude_each_other_are_refused(tmp_path: Path) -> None:
     assert "--calibrate and --statistics exclude each other" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("idle", "why"),
+    [
+        (("--positions", "8"), "--positions says how the data of --calibrate is read; give that too, or leave it out"),
+        (("--symmetric",), "--symmetric says how the data of --calibrate is read; give that too, or leave it out"),
+        (("--refit",), "--refit and --no-refit say how cuts are fitted to data; give --calibrate too, or leave it out"),
+        (("--no-refit",), "--refit and --no-refit say how cuts are fitted to data"),
+    ],
+    ids=lambda case: case[0] if isinstance(case, tuple) else "",
+)
+def test_what_says_something_of_data_is_refused_where_there_are_none(
+    tmp_path: Path, idle: tuple[str, ...], why: str
+) -> None:
+    result = run("compress", *FILES, "-o", tmp_path / "out", *CUT, *idle)
+    assert (result.exit_code, (tmp_path / "out").exists()) == (2, False)
+    assert why in result.stderr
+
+
 def test_advise_tries_every_method_and_sorts_by_what_is_lost(tmp_path: Path) -> None:
     words = ("advise", *FILES, "--layer", "conv2", "--macs", "0.1")
     facts = json.loads(run(*words, "--calibrate", DATA, "--json").stdout)
