@@ -250,8 +250,7 @@ WIDE = Conv2d(normal(20, 256, 256, 3, 3), normal(21, 256), padding=(1, 1))
 FLAT = Linear(normal(22, 1024, 2048), normal(23, 1024))
 MOST = 3.0  # Times the layer's own float64 size.
 # Besides the statistics, at about half of the parameters where nothing else is said; few cut at more than three
-# quarters. Blocks of 4 MB are 0.9 of these
-# layers: in smaller ones they would be all that is measured.
+# quarters. Blocks of 4 MB are 0.9 of these layers: in smaller ones they would be all that is measured.
 LARGE_LAYERS: dict[str, tuple[str, Rank, Op]] = {
     "svd": ("svd", (340,), FLAT),
     "svd-channel": ("svd-channel", (115,), WIDE),
@@ -323,7 +322,7 @@ def test_so_it_does_where_samples_stand_for_moments(key: str, monkeypatch: pytes
 WITHOUT_DATA = [key for key, (name, _, _) in LARGE_LAYERS.items() if not name.startswith("response")]
 
 
-@pytest.mark.parametrize("key", [key for key in WITHOUT_DATA if "quarter" not in key and "eighth" not in key])
+@pytest.mark.parametrize("key", [key for key in WITHOUT_DATA if not key.endswith(("quarter", "eighth"))])
 def test_without_data_that_holds_of_float64_weights_too(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cp_als, "FEWEST_SWEEPS", 3)
     monkeypatch.setattr(tucker2, "MAX_SWEEPS", 3)

@@ -212,17 +212,11 @@ def best(weight: FloatArray, rank: Rank, rng: np.random.Generator) -> Factors:
     """Return the factors of `rank` with the least error that SVD (one tap) or orthogonal iteration finds."""
     if weight.shape[2] > 1:
         return Factors(*_iterate(weight, *rank))
-    svd = truncated_svd(weight[:, :, 0], min(rank))
-    left, right = (_padded(part, r) for part, r in zip((svd.left, svd.right.T), rank, strict=True))
+    svd, width = truncated_svd(weight[:, :, 0], min(rank)), min(rank)
+    left, right = (np.zeros((size, r)) for size, r in zip(weight.shape[:2], rank, strict=True))
+    left[:, :width], right[:, :width] = svd.left, svd.right.T  # Components past the smaller width can hold nothing.
     del svd
     return _with_core(weight, left, right)
-
-
-def _padded(factor: FloatArray, rank: int) -> Float64Array:
-    """Return (m, rank): components past those that there are hold nothing."""
-    result = np.zeros((len(factor), rank))
-    result[:, : factor.shape[1]] = factor
-    return result
 
 
 def shifted(weight: FloatArray, rank: Rank, rng: np.random.Generator) -> Factors:

@@ -31,15 +31,14 @@ from surgery.factor.base import (
 )
 from surgery.factor.cholesky import lent, ridged
 from surgery.factor.metric import DenseMetric, Metric
+from surgery.factor.semi_nmf_updates import solved, updated
 from surgery.factor.solver import singular_values, stored_dtype, truncated_svd
 from surgery.ops import Chain, Conv2d, Float64Array, FloatArray, Linear, Op
 from surgery.ops.array import blocks, product
 
 # From the closed form updates can gain one component at most, and mainly make the factors smaller.
 UPDATES = {"closed-form": 30, "kmeans": 200}
-STALLED = 1e-5  # Updates end when ten of them lower the error by less than this share.
 ASSIGNMENTS = 20  # Rounds of k-means; updates do the rest.
-COLUMN_ARRAYS = 5  # of the size of some columns of H, for what an update makes of some at a time
 # Inputs up to which updates heed the metric: each one costs a product of its n x n matrix with H, twice.
 UPDATED_SIDE = 1024
 
@@ -200,7 +199,7 @@ def _non_negative(
     held = _clusters(reduced, rank, rng) if closed is None else closed
     # Updates that did not heed the metric could raise the error in it.
     is_updated = metric is None or columns <= UPDATED_SIDE
-    return [held, _updated(reduced, held, UPDATES[start], metric)] if is_updated else [held]
+    return [held, updated(reduced, held, UPDATES[start], metric)] if is_updated else [held]
 
 
 def _closed_form(right: Float64Array, rank: int) -> Float64Array:
@@ -234,62 +233,6 @@ def _clusters(reduced: Float64Array, rank: int, rng: np.random.Generator) -> Flo
     return member + 0.2
 
 
-def _updated(reduced: Float64Array, held: Float64Array, count: int, metric: Float64Array | None) -> Float64Array:
-    """Return `held` after at most `count` updates, each after the best free factor F for it (Ding et al., 2010).
-
-    In a metric C the bound that the update rests on needs its positive and negative parts apart, as those of FᵀF.
-    """
-    weighed = reduced if metric is None else reduced @ metric
-    before, held, columns = np.inf, held.copy(), held.shape[1]
-    for step in range(count):
-        free = _solved(held @ (held if metric is None else held @ metric).T, held @ weighed.T).T
-        error = float(np.einsum("ij,ij->", weighed, reduced) - np.einsum("ij,ij->", free, weighed @ held.T))
-        if step % 10 == 0:
-            if before * (1 - STALLED) <= error:
-                break
-            before = error
-        inner = free.T @ free
-        parts = None if metric is None else _by_sign(inner, held, metric)
-        for few in blocks(columns, COLUMN_ARRAYS * 8 * len(held)):
-            over, under = _by_part(inner, held[:, few]) if parts is None else (part[:, few] for part in parts)
-            wanted = free.T @ weighed[:, few]
-            under += np.maximum(wanted, 0)
-            over += np.maximum(-wanted, 0)
-            ratio = np.divide(under, over, out=np.zeros_like(over), where=over > np.finfo(np.float64).tiny)
-            held[:, few] *= np.sqrt(ratio, out=ratio)
-        del parts, over, under, free, inner  # Those of the next update have their place.
-    return held
-
-
-def _by_part(inner: Float64Array, held: Float64Array) -> tuple[Float64Array, Float64Array]:
-    """Return A⁺ H and A⁻ H for the positive and negative parts of A = A⁺ - A⁻ (r, r)."""
-    return np.maximum(inner, 0) @ held, np.maximum(-inner, 0) @ held
-
-
-def _by_sign(inner: Float64Array, held: Float64Array, metric: Float64Array) -> tuple[Float64Array, Float64Array]:
-    """Return A⁺ H C⁺ + A⁻ H C⁻ and A⁻ H C⁺ + A⁺ H C⁻, C = C⁺ - C⁻ (n, n) as A in `_by_part`."""
-    result = np.empty((2, *held.shape))
-    for rows in blocks(len(held), 2 * 8 * len(metric)):
-        over, under = _by_part(inner[rows], held)
-        for few in blocks(len(metric), COLUMN_ARRAYS * 8 * len(metric)):
-            plus, minus = np.maximum(metric[:, few], 0), np.maximum(-metric[:, few], 0)
-            result[0, rows, few] = over @ plus + under @ minus
-            result[1, rows, few] = under @ plus + over @ minus
-    return result[0], result[1]
-
-
-def _solved(symmetric: Float64Array, wanted: FloatArray) -> Float64Array:
-    """Return S⁻¹ `wanted`, which is used up, for positive semi-definite S, with a ridge where S does not decide."""
-    import scipy.linalg  # Loading SciPy takes longer than inspecting a network.
-
-    ridge = 1e-12 * float(symmetric.trace()) / len(symmetric) or 1.0
-    ridged = symmetric + ridge * np.eye(len(symmetric))
-    result: Float64Array = scipy.linalg.cho_solve(
-        scipy.linalg.cho_factor(ridged), wanted, overwrite_b=True, check_finite=False
-    )
-    return result
-
-
 def _least_squares(
     matrix: FloatArray, held: Float64Array, metric: Metric | None = None, group: int = 0
 ) -> Float64Array:
@@ -298,7 +241,7 @@ def _least_squares(
         image = metric.times(group, held)
         gram, wanted = image @ held.T, product(matrix, image.T).T
         del image
-        return _solved((gram + gram.T) / 2, wanted).T
+        return solved((gram + gram.T) / 2, wanted).T
     import scipy.linalg  # Loading SciPy takes longer than inspecting a network.
 
     # By QR, so that a full rank is exact in float64 too; a ridge of rounding size for rows that depend on others.

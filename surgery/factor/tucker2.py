@@ -204,7 +204,8 @@ def _subspaces(weight: FloatArray, r_out: int, r_in: int, total: float) -> tuple
     wide_out, wide_in = min(outputs, ceil(WIDER * r_out)), min(inputs, ceil(WIDER * r_in))
     kept, precision = 0.0, weight.dtype.type
     moments = gram_of([tall.T], precision)
-    for _ in range(MAX_SWEEPS + 1):
+    rounds_left = MAX_SWEEPS
+    while True:
         squares, q_in = leading_eigenvectors(moments, wide_in)
         thin = (tall @ q_in).reshape(outputs, taps, wide_in)
         _, q_out = leading_eigenvectors(gram_of(thin[:, :, :r_in].swapaxes(0, 1), precision), wide_out)
@@ -218,10 +219,11 @@ def _subspaces(weight: FloatArray, r_out: int, r_in: int, total: float) -> tuple
         del a, b  # Views of all eigenvectors there are.
         if precision is np.float32 and float32_loss(squares[0], r_in) > 2 * EXCESS * tail:
             return u_out, u_in, False
-        if kept - before <= _least_gain(tail, total, precision):
-            break
+        if not rounds_left or kept - before <= _least_gain(tail, total, precision):
+            return u_out, u_in, True
+        rounds_left -= 1
         moments = gram_of([(u_out.T.astype(weight.dtype) @ flat).reshape(-1, inputs).T], precision)
-    return u_out, u_in, True
+        del u_out, u_in  # The next ones have their place.
 
 
 def _least_gain(tail: float, total: float, precision: type[np.floating]) -> float:

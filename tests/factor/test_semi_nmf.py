@@ -7,7 +7,8 @@ import pytest
 
 from surgery.factor import semi_nmf, tail_energy
 from surgery.factor.metric import DenseMetric, SampledMetric
-from surgery.factor.semi_nmf import SemiNmf, _closed_form, _updated
+from surgery.factor.semi_nmf import SemiNmf, _closed_form
+from surgery.factor.semi_nmf_updates import updated
 from surgery.factor.solver import truncated_svd
 from surgery.ops import Conv2d, Linear, collapse
 from tests.cases import OPS, low_rank, normal, rounding
@@ -88,9 +89,9 @@ def test_what_updates_end_with_is_no_worse_than_their_start(
         return metric.squared(missing) if metric else float(np.vdot(missing, missing))
 
     updated = error()
-    monkeypatch.setattr(semi_nmf, "_updated", lambda reduced, held, count, metric: np.ones_like(held))
+    monkeypatch.setattr(semi_nmf, "updated", lambda reduced, held, count, metric: np.ones_like(held))
     begun = error()  # Of a product of rank 1, were it not for the start.
-    monkeypatch.setattr(semi_nmf, "_updated", lambda reduced, held, count, metric: held)
+    monkeypatch.setattr(semi_nmf, "updated", lambda reduced, held, count, metric: held)
     assert begun == error()
     assert updated <= begun
     assert start == "closed-form" or updated < 0.99 * begun
@@ -115,7 +116,7 @@ def test_no_update_raises_the_error(is_weighed: bool) -> None:
     root = np.linalg.cholesky(metric) if metric is not None else np.eye(30)
     errors = []
     for count in range(12):
-        rows = _updated(reduced, held, count, metric) @ root
+        rows = updated(reduced, held, count, metric) @ root
         target = reduced @ root
         errors.append(np.linalg.norm(target - target @ np.linalg.pinv(rows) @ rows))
     # Sums of 200 terms of float64, and the ridge of 1e-12.
